@@ -47,6 +47,15 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterRule:
+    """What a run's own identity may do in its own namespace, in the words of a Kubernetes Role. Kubernetes only."""
+
+    groups: tuple[str, ...]
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """All that decides how a sandbox is built. `labels` (run, task, team, profile, person) are for operators' eyes."""
 
@@ -60,6 +69,7 @@ class SandboxSpec:
     has_egress: bool = False
     is_reduced_allowed: bool = False
     """The profile names the reduced level explicitly: a missing layer is reported, not refused."""
+    cluster_rules: tuple[ClusterRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
