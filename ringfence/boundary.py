@@ -1,0 +1,138 @@
+"""The one place where any error becomes a line for a person and an exit code for a script.
+
+Tracebacks never reach the screen: one that nobody foresaw is written to a file, whose path the line names.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from ringfence.escaping import visible
+from ringfence.exits import Exit
+
+_MESSAGE_LIMIT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the person reads, and what the script gets."""
+
+    message: str
+    exit: Exit
+
+
+def run_at_boundary(work: Callable[[], object], *, argv: Sequence[str] | None = None) -> NoReturn:
+    """Run `work`; exit with its own code, or with the one its error stands for."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        work()
+    except BrokenPipeError:
+        # The reader of a pipe went away (`| head`): nothing failed. Keep the interpreter from flushing into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.FINISHED)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nringfence: interrupted\n")
+        sys.exit(Exit.CANCELLED)
+    except Exception as error:  # noqa: BLE001 the outermost boundary: recorded in a file, shown in one line
+        verdict = judge(error)
+        _report(verdict, is_json="--json" in arguments)
+        sys.exit(verdict.exit)
+    sys.exit(Exit.FINISHED)
+
+
+def judge(error: BaseException) -> Verdict:
+    """What an error of any room means to the person at the terminal."""
+    single = _only_error(error)
+    known = _judge_known(single)
+    if known is not None:
+        return known
+    if isinstance(single, OSError):
+        return _judge_os(single)
+    return Verdict(
+        f"unexpected {type(single).__name__}. Nothing more ran; details are in {_keep(error)}: please report them",
+        Exit.FAILED,
+    )
+
+
+def _only_error(error: BaseException) -> BaseException:
+    """The one error inside (nested) groups that hold just one, as task groups wrap it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _judge_known(error: BaseException) -> Verdict | None:
+    # Imported here: the happy path of --help must not pay for the rooms' packages.
+    from ringfence.errors import RingfenceError
+    from ringfence_audit.errors import AuditError, InvalidExport, LogUnavailable
+    from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, WorkspaceRefused
+    from ringfence_tools.errors import (
+        EscalationClosed,
+        LeaseLost,
+        NotAllowedToVote,
+        NotFound,
+        ProfileInvalid,
+        ToolsError,
+    )
+
+    if isinstance(error, RingfenceError):
+        return Verdict(str(error), error.exit)
+    exits: tuple[tuple[type[Exception], Exit], ...] = (
+        (IsolationUnavailable, Exit.ISOLATION),
+        (SandboxBusy, Exit.UNAVAILABLE),
+        (WorkspaceRefused, Exit.USAGE),
+        (SandboxError, Exit.FAILED),
+        (LogUnavailable, Exit.UNAVAILABLE),
+        (InvalidExport, Exit.EVIDENCE),
+        (AuditError, Exit.FAILED),
+        (ProfileInvalid, Exit.USAGE),
+        (NotFound, Exit.USAGE),
+        (EscalationClosed, Exit.REFUSED),
+        (NotAllowedToVote, Exit.REFUSED),
+        (LeaseLost, Exit.UNAVAILABLE),
+        (ToolsError, Exit.FAILED),
+    )
+    for kind, code in exits:
+        if isinstance(error, kind):
+            return Verdict(str(error), code)
+    return None
+
+
+def _judge_os(error: OSError) -> Verdict:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Verdict(f"the disk is full{where}. Free some space and try again", Exit.UNAVAILABLE)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return Verdict(
+            f"no permission{where}. Give this user access, or point RINGFENCE_HOME at a folder it may write",
+            Exit.USAGE,
+        )
+    reason = error.strerror or type(error).__name__
+    return Verdict(f"{reason}{where}. Check the path and try again", Exit.FAILED)
+
+
+def _keep(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="ringfence-error-", suffix=".txt", delete=False) as file:
+            file.write(text)
+    except OSError as unwritable:
+        return f"no file, since none could be written ({unwritable.strerror})"
+    return str(Path(file.name))
+
+
+def _report(verdict: Verdict, *, is_json: bool) -> None:
+    message = visible(" ".join(verdict.message.split()))[:_MESSAGE_LIMIT]
+    if is_json:
+        import json
+
+        sys.stdout.write(json.dumps({"type": "error", "message": message, "exit": int(verdict.exit)}) + "\n")
+    sys.stderr.write(f"ringfence: {message}\n")

@@ -1,0 +1,45 @@
+"""The command line: one surface of commands, one line of help each.
+
+Importing this module imports typer and nothing heavier, so that `ringfence --help` and shell completion answer at
+once; each command imports what it needs when it runs. The error boundary is in `main`: whatever a room raises reaches
+a person as one line that says what to do, and a script as an exit code (`ringfence.exits`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="ringfence",
+    help="Runs AI developers that cannot break things.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"ringfence {version('ringfence')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    is_version_asked: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Runs AI developers that cannot break things."""
+
+
+def main() -> None:
+    """Entry point of the `ringfence` script. Never returns: exits with a code of `ringfence.exits`."""
+    from ringfence.boundary import run_at_boundary
+
+    run_at_boundary(app)
