@@ -2,6 +2,8 @@
 
 AuditError
 ├── LogUnavailable    the entry could not be made durable: nothing may run; retry when storage is back
+│   └── CommitUnknown the commit was cut off and storage is gone, so nobody can say yet: nothing may run; look before
+│                     trying again
 ├── InvalidEvent      the event is outside the canonical form (floats, huge integers, non-ASCII keys): fix the caller
 ├── EntryNotFound     no such entry: ask for another
 └── InvalidExport     an export, proof or note is malformed: treat it as failed evidence
@@ -16,6 +18,10 @@ class AuditError(Exception):
 
 class LogUnavailable(AuditError):
     """The entry could not be made durable. Whatever it announced must not happen."""
+
+
+class CommitUnknown(LogUnavailable):
+    """Storage failed during the commit and did not come back: the transaction may be found done later."""
 
 
 class InvalidEvent(AuditError):

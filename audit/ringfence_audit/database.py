@@ -1,0 +1,111 @@
+"""The writer's database session: one open connection that a batch of transactions is applied to and committed by.
+
+`Session` is the port that the writer depends on, so that tests can fail any call before or after it took effect.
+Durability: `commit` returns once the batch is on disk. A session that raised is thrown away and opened anew; what a
+cut-off commit left behind is told apart by `Head.token`. Concurrency: one thread; other processes are kept out from
+`begin` to `commit` (SQLite: the write lock; PostgreSQL: an advisory lock).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import psycopg
+from sqlalchemy import Connection, MetaData
+from sqlalchemy.exc import SQLAlchemyError
+
+from ringfence_audit.errors import AuditError
+from ringfence_audit.merkle import Tile
+
+STORAGE_ERRORS = (sqlite3.Error, psycopg.Error, SQLAlchemyError, OSError, AuditError)
+"""What a session may raise; anything else is a fault of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the committed log ends."""
+
+    size: int
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What one batch adds to the evidence."""
+
+    first: int
+    entries: Sequence[bytes]
+    tiles: Sequence[Tile]
+    streams: Sequence[StreamHead]
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHead:
+    stream: str
+    length: int
+    head: bytes
+
+
+class Session(Protocol):
+    """One write connection."""
+
+    @property
+    def connection(self) -> Connection:
+        """What jobs are given."""
+
+    def begin(self) -> Head:
+        """Open the batch's transaction, alone against every other writer, and say where the log ends."""
+
+    def now(self) -> datetime | None:
+        """The database's clock (aware UTC), or None where the injected clock rules (SQLite)."""
+
+    def enter(self) -> None:
+        """Start one job inside the batch."""
+
+    def leave(self) -> None:
+        """Keep what the job did."""
+
+    def undo(self) -> bool:
+        """Take back what the job did, and only that; False where the whole batch is already lost."""
+
+    def is_storage_failure(self, error: Exception) -> bool:
+        """Whether an error raised inside a job means that the database, not the job, failed."""
+
+    def stream(self, stream: str) -> StreamHead:
+        """The committed head of a stream; length 0 where it has no entries."""
+
+    def edge_rows(self, size: int) -> Sequence[Sequence[bytes]]:
+        """Per tile level, the hashes right of the full tiles in a log of `size` entries."""
+
+    def append(self, appended: Appended) -> None:
+        """Write the batch's evidence and the new head."""
+
+    def commit(self) -> None:
+        """Make the batch durable."""
+
+    def close(self) -> None:
+        """Undo what is uncommitted and let the connection go; does not raise a storage error."""
+
+
+class Database(Protocol):
+    """Opens sessions and read connections."""
+
+    def session(self) -> Session:
+        """A new write session."""
+
+    def read(self) -> Connection:
+        """A read-only connection from a pool; close it to give it back. It sees all that is committed."""
+
+    def create_schema(self, metadata: MetaData) -> None:
+        """Create every missing table, safely against other processes."""
+
+    def tend(self) -> None:
+        """Upkeep off the hot path (SQLite: move the write-ahead log into the database)."""
+
+    def close(self) -> None:
+        """Close every connection."""

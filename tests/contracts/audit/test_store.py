@@ -1,0 +1,148 @@
+"""What `port.Store` promises, held by every store. More backends join by the `store` fixture."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from ringfence_audit import tables
+from ringfence_audit.errors import InvalidEvent, LogUnavailable
+from ringfence_audit.events import Event, Kind
+from ringfence_audit.keys import Signer
+from ringfence_audit.merkle import leaf_hash
+from ringfence_audit.port import Transaction
+from ringfence_audit.store import SqlStore
+
+_METADATA = MetaData()
+ROWS = Table("test_rows", _METADATA, Column("name", String(80), primary_key=True), Column("n", Integer))
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/log.db"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[SqlStore]:
+    with SqlStore.open(url, signer=Signer.generate("test.example/log")) as store:
+        store.create_schema()
+        asyncio.run(store.write(lambda tx: _METADATA.create_all(tx.connection)))
+        yield store
+
+
+def names(connection: Connection) -> list[str]:
+    return sorted(connection.execute(select(ROWS.c.name)).scalars())
+
+
+def entries(connection: Connection) -> list[bytes]:
+    return list(connection.execute(select(tables.entries.c.entry).order_by(tables.entries.c.position)).scalars())
+
+
+def add(name: str, run: str = "r1") -> Event:
+    return Event(Kind.INTENT, "agent:r1", {"name": name}, run=run)
+
+
+async def put(store: SqlStore, name: str, run: str = "r1") -> str:
+    def work(tx: Transaction) -> str:
+        tx.connection.execute(insert(ROWS), {"name": name, "n": 1})
+        tx.record(add(name, run))
+        return name
+
+    return await store.write(work)
+
+
+async def test_a_transaction_that_raises_leaves_neither_row_nor_entry(store: SqlStore) -> None:
+    def work(tx: Transaction) -> None:
+        tx.connection.execute(insert(ROWS), {"name": "x", "n": 1})
+        tx.record(add("x"))
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await store.write(work)
+    assert await store.read(names) == []
+    assert await store.read(entries) == []
+
+
+async def test_an_event_that_has_no_canonical_form_undoes_its_transaction(store: SqlStore) -> None:
+    def work(tx: Transaction) -> None:
+        tx.connection.execute(insert(ROWS), {"name": "x", "n": 1})
+        tx.record(Event(Kind.INTENT, "agent:r1", {"cost": 1.5}))  # type: ignore[dict-item]  # that is the point
+
+    with pytest.raises(InvalidEvent):
+        await store.write(work)
+    assert await store.read(names) == []
+
+
+async def test_one_bad_transaction_among_many_is_rolled_back_alone(store: SqlStore) -> None:
+    async def attempt(n: int) -> str:
+        try:
+            return await put(store, f"row{n % 40}")
+        except IntegrityError:
+            return "refused"
+
+    results = await asyncio.gather(*(attempt(n) for n in range(80)))
+    assert results.count("refused") == 40
+    assert len(await store.read(names)) == len(await store.read(entries)) == 40
+
+
+async def test_a_reader_cannot_write(store: SqlStore) -> None:
+    with pytest.raises(Exception, match=r"readonly|read-only"):
+        await store.read(lambda connection: connection.execute(insert(ROWS), {"name": "x", "n": 1}))
+    assert await store.read(names) == []
+
+
+async def test_a_closed_store_refuses(store: SqlStore) -> None:
+    store.close()
+    with pytest.raises(LogUnavailable, match="closed"):
+        await put(store, "x")
+
+
+async def test_what_was_written_is_read_back_with_its_entry(store: SqlStore) -> None:
+    assert await put(store, "x") == "x"
+    assert await store.read(names) == ["x"]
+    body = orjson.loads((await store.read(entries))[0])
+    assert body["event"]["data"] == {"name": "x"}
+    assert body["stream"]["id"] == "r1"
+    assert body["stream"]["n"] == 0
+    assert body["stream"]["previous"] is None
+
+
+async def test_entries_of_a_run_are_chained_in_commit_order(store: SqlStore) -> None:
+    await asyncio.gather(*(put(store, f"{run}-{n}", run) for n in range(50) for run in ("a", "b", "c")))
+    heads: dict[str, tuple[int, str | None]] = {}
+    for raw in await store.read(entries):
+        stream = orjson.loads(raw)["stream"]
+        assert (stream["n"], stream["previous"]) == heads.get(stream["id"], (0, None))
+        heads[stream["id"]] = (stream["n"] + 1, leaf_hash(raw).hex())
+    assert {name: n for name, (n, _) in heads.items()} == {"a": 50, "b": 50, "c": 50}
+
+
+async def test_two_stores_on_one_database_extend_one_log(store: SqlStore, url: str) -> None:
+    with SqlStore.open(url, signer=store.signer) as other:
+        for n in range(30):
+            await asyncio.gather(put(store, f"s{n}"), put(other, f"o{n}"), put(other, f"p{n}", "r2"))
+    await put(store, "last")
+    raws = await store.read(entries)
+    assert len(raws) == 91
+    ns = [orjson.loads(raw)["stream"]["n"] for raw in raws if orjson.loads(raw)["stream"]["id"] == "r1"]
+    assert ns == list(range(61))
+
+
+async def test_a_cancelled_caller_does_not_disturb_the_others(store: SqlStore) -> None:
+    tasks = [asyncio.create_task(put(store, f"n{n}")) for n in range(20)]
+    await asyncio.sleep(0)
+    tasks[3].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[3], asyncio.CancelledError)
+    assert [r for i, r in enumerate(results) if i != 3] == [f"n{n}" for n in range(20) if n != 3]
+
+
+def test_one_store_serves_several_event_loops(store: SqlStore) -> None:
+    assert asyncio.run(put(store, "first")) == "first"
+    assert asyncio.run(put(store, "second")) == "second"
