@@ -42,4 +42,4 @@ def main() -> None:
     """Entry point of the `ringfence` script. Never returns: exits with a code of `ringfence.exits`."""
     from ringfence.boundary import run_at_boundary
 
-    run_at_boundary(app)
+    run_at_boundary(lambda: app(prog_name="ringfence"))

@@ -37,4 +37,4 @@ sys.exit(f"loaded {{loaded}}" if loaded else 0)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    assert "Usage: ringfence" in result.stdout
+    assert "Usage:" in result.stdout
