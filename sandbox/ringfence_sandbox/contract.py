@@ -329,7 +329,10 @@ class EgressGatekeeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EgressRequest:
-    """One connection or plain HTTP request. `method` is CONNECT where the content cannot be seen."""
+    """One connection or plain HTTP request. `method` is CONNECT where the content cannot be seen.
+
+    `path` is the path as the server will get it, free of dot segments however encoded; `query` what follows the `?`.
+    """
 
     sandbox: SandboxId
     id: str
@@ -337,6 +340,7 @@ class EgressRequest:
     port: int
     method: str
     path: str = ""
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +348,8 @@ class EgressVerdict:
     """`is_private_allowed`: the profile names this host as one inside the company, so a private address is fine.
 
     `headers` are added by the proxy to a request that it opens (never shown to the sandbox). `ends_tls`: the proxy
-    ends TLS for this host with the run's own CA. `rule` and `instead` go into a refusal.
+    ends TLS for this host with the run's own CA. `is_plain_allowed`: bytes that are neither TLS nor HTTP may pass in a
+    CONNECT (ssh to a forge). `rule` and `instead` go into a refusal.
     """
 
     is_allowed: bool
@@ -352,6 +357,7 @@ class EgressVerdict:
     instead: str = ""
     is_private_allowed: bool = False
     ends_tls: bool = False
+    is_plain_allowed: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
