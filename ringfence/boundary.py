@@ -72,6 +72,7 @@ def _only_error(error: BaseException) -> BaseException:
 def _judge_known(error: BaseException) -> Verdict | None:
     # Imported here: the happy path of --help must not pay for the rooms' packages.
     from ringfence.errors import RingfenceError
+    from ringfence_agents.errors import AgentsError, ModelRefused, ModelUnavailable, RunEnded, RunHeld, RunNotFound
     from ringfence_audit.errors import AuditError, InvalidExport, LogUnavailable
     from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, WorkspaceRefused
     from ringfence_tools.errors import (
@@ -86,6 +87,12 @@ def _judge_known(error: BaseException) -> Verdict | None:
     if isinstance(error, RingfenceError):
         return Verdict(str(error), error.exit)
     exits: tuple[tuple[type[Exception], Exit], ...] = (
+        (RunNotFound, Exit.USAGE),
+        (RunEnded, Exit.REFUSED),
+        (RunHeld, Exit.UNAVAILABLE),
+        (ModelUnavailable, Exit.UNAVAILABLE),
+        (ModelRefused, Exit.USAGE),
+        (AgentsError, Exit.FAILED),
         (IsolationUnavailable, Exit.ISOLATION),
         (SandboxBusy, Exit.UNAVAILABLE),
         (WorkspaceRefused, Exit.USAGE),

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from ringfence.commands import grants, runs
+
 app = typer.Typer(
     name="ringfence",
     help="Runs AI developers that cannot break things.",
@@ -19,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(runs.group, name="runs")
+app.add_typer(grants.group, name="grants")
 
 
 def _show_version(is_asked: bool) -> None:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from ringfence.cli import app
@@ -16,12 +19,17 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     assert "No such command" in result.output
 
 
-def test_every_command_has_one_line_of_help() -> None:
-    for command in app.registered_commands:
-        assert command.help, command.name
-        assert "\n" not in command.help.strip(), command.name
-    for group in app.registered_groups:
-        assert group.help, group.name
+def _commands(command: object, name: str) -> Iterator[tuple[str, str]]:
+    """Every command's full name with its help text."""
+    yield name, str(getattr(command, "help", "") or "")
+    for below, child in getattr(command, "commands", {}).items():
+        yield from _commands(child, f"{name} {below}")
+
+
+@pytest.mark.parametrize(("name", "text"), _commands(get_command(app), "ringfence"))
+def test_every_command_has_one_line_of_help(name: str, text: str) -> None:
+    assert text.strip(), name
+    assert "\n" not in text.strip(), name
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -1,0 +1,155 @@
+"""`ringfence runs`: what runs are doing, and a hand on each of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ringfence.commands.options import Json, ReasonOption, RunArgument, run_id
+from ringfence.errors import Mistake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ringfence.render import Span, Style
+    from ringfence_agents.runs import RunRecord, RunState
+    from ringfence_audit.events import JsonValue
+    from ringfence_audit.port import Transaction
+
+group = typer.Typer(no_args_is_help=True, help="List, watch, message, pause or resume runs.")
+
+
+@group.command("list")
+def list_(
+    state: Annotated[str, typer.Option(help="Only runs in these states, such as parked,running.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    is_json: Json = False,
+) -> None:
+    """Show the latest runs, newest first."""
+    from ringfence.session import open_session
+    from ringfence_agents.runs import list_runs
+
+    with open_session(is_json=is_json) as session:
+        states = _states(state)
+        found = session.read(lambda connection: list_runs(connection, states=states, limit=limit))
+        for run in found:
+            session.output.record(summary_json(run))
+        if not found:
+            session.output.line("No run is in these states." if state else "No run yet.")
+            return
+        columns = ("RUN", "STATE", "AGE", "TURNS", "COST", "TASK")
+        session.output.table(columns, [_row(run) for run in found])
+
+
+@group.command()
+def message(
+    run: RunArgument,
+    text: Annotated[str, typer.Argument(help="What the agent should know.")],
+    is_json: Json = False,
+) -> None:
+    """Tell the agent something; it reads it before it thinks next."""
+    from ringfence_agents import control
+
+    chosen = run_id(run)
+    _ask(
+        is_json,
+        lambda tx, by: control.post_message(tx, chosen, by=by, text=text),
+        {"type": "message", "run_id": chosen},
+        "The agent will read it before it thinks next.",
+    )
+
+
+@group.command()
+def pause(run: RunArgument, reason: ReasonOption = "asked at the terminal", is_json: Json = False) -> None:
+    """Park a run until someone resumes it."""
+    from ringfence_agents import control
+
+    chosen = run_id(run)
+    _ask(
+        is_json,
+        lambda tx, by: control.pause(tx, chosen, by=by, reason=reason),
+        {"type": "pause", "run_id": chosen},
+        f"Pausing. `ringfence runs resume {chosen}` goes on.",
+    )
+
+
+@group.command()
+def cancel(run: RunArgument, reason: ReasonOption = "asked at the terminal", is_json: Json = False) -> None:
+    """End a run for good."""
+    from ringfence_agents import control
+
+    chosen = run_id(run)
+    _ask(
+        is_json,
+        lambda tx, by: control.cancel(tx, chosen, by=by, reason=reason),
+        {"type": "cancel", "run_id": chosen},
+        "Cancelling.",
+    )
+
+
+def _ask(is_json: bool, act: Callable[[Transaction, str], None], record: dict[str, JsonValue], said: str) -> None:
+    from ringfence.session import open_session
+
+    with open_session(is_json=is_json) as session:
+        session.write(lambda tx: act(tx, session.person.principal))
+        session.output.record(record)
+        session.output.line((said, "good"))
+
+
+def _states(text: str) -> tuple[RunState, ...]:
+    from ringfence_agents.runs import RunState
+
+    known = {state.value: state for state in RunState}
+    wanted = [word.strip() for word in text.split(",") if word.strip()]
+    for word in wanted:
+        if word not in known:
+            raise Mistake(f"{word[:40]!r} is not a state", fix=f"Choose among {', '.join(known)}")
+    return tuple(known[word] for word in wanted)
+
+
+def _row(run: RunRecord) -> list[Span]:
+    from ringfence.render import money, span_of_time
+    from ringfence.session import now_us
+    from ringfence_tools.clock import micros
+
+    age = span_of_time((now_us() - micros(run.created_at)) / 1e6)
+    state = run.state.value + (f" ({run.waits_for.value})" if run.waits_for.value else "")
+    return [
+        (run.id, "name"),
+        (state, style_of(run.state)),
+        age,
+        str(run.turn),
+        money(run.cost_micro_usd),
+        run.task_text[:200],
+    ]
+
+
+def style_of(state: RunState) -> Style:
+    from ringfence_agents.runs import RunState
+
+    if state is RunState.FINISHED:
+        return "good"
+    if state in (RunState.QUEUED, RunState.RUNNING):
+        return "bold"
+    return "wait" if state is RunState.PARKED else "bad"
+
+
+def summary_json(run: RunRecord) -> dict[str, JsonValue]:
+    return {
+        "type": "run",
+        "run_id": run.id,
+        "state": run.state.value,
+        "waits_for": run.waits_for.value,
+        "detail": run.detail,
+        "task": run.task_text,
+        "repository": run.repository,
+        "profile": run.profile,
+        "model": run.model,
+        "on_behalf_of": run.on_behalf_of,
+        "turn": run.turn,
+        "cost_micro_usd": run.cost_micro_usd,
+        "input_tokens": run.input_tokens,
+        "output_tokens": run.output_tokens,
+        "created_at": run.created_at.isoformat(),
+    }

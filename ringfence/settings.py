@@ -1,0 +1,104 @@
+"""Where Ringfence keeps its state and what the environment says. Read once by each command, passed on from there.
+
+Every setting is an environment variable: `RINGFENCE_HOME`, `RINGFENCE_PROFILE`, and so on; the model's are the ones
+that its clients use everywhere (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_MODEL`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ringfence.errors import Mistake
+
+LOG_ORIGIN = "ringfence.local/log"
+"""The name under which a machine's own log signs its checkpoints."""
+
+
+def _state_home() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ringfence"
+
+
+def _config_home() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ringfence"
+
+
+class Settings(BaseSettings):
+    """Paths are absolute after `load_settings`; nothing is created by reading them."""
+
+    model_config = SettingsConfigDict(env_prefix="RINGFENCE_", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    home: Path = Field(default_factory=_state_home)
+    config: Path = Field(default_factory=_config_home)
+    profile: str = "default"
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    openai_model: str | None = Field(default=None, validation_alias="OPENAI_MODEL")
+
+    @property
+    def database(self) -> Path:
+        return self.home / "ringfence.db"
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.database}"
+
+    @property
+    def key_file(self) -> Path:
+        return self.home / "audit.key"
+
+    @property
+    def sandboxes(self) -> Path:
+        return self.home / "sandboxes"
+
+    @property
+    def runs(self) -> Path:
+        """A folder for each run: its bundle, its patch."""
+        return self.home / "runs"
+
+    @property
+    def people_file(self) -> Path:
+        return self.config / "people.yaml"
+
+    @property
+    def profile_search(self) -> Sequence[Path]:
+        """Where profiles are found by name, before the built-in ones. Never inside a task's repository."""
+        return (self.config / "profiles",)
+
+    @property
+    def has_model(self) -> bool:
+        return self.openai_api_key is not None or self.openai_base_url is not None
+
+
+def load_settings(*, home: Path | None = None) -> Settings:
+    """The settings of this process; `home` overrules the environment. Raises `Mistake`."""
+    try:
+        settings = Settings() if home is None else Settings(home=home)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]).upper()
+        raise Mistake(f"the setting {name} cannot be used: {first['msg']}", fix="Mend or unset it") from error
+    return settings.model_copy(
+        update={"home": settings.home.expanduser().absolute(), "config": settings.config.expanduser().absolute()}
+    )
+
+
+def make_home(settings: Settings) -> None:
+    """Create the state folder, for this user only. Raises `Mistake` where it cannot be used."""
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_open = settings.home.stat().st_mode & 0o022
+    except OSError as error:
+        raise Mistake(
+            f"the state folder {settings.home} cannot be used ({error.strerror})",
+            fix="Point RINGFENCE_HOME at a folder that you may write",
+        ) from error
+    if is_open or not os.access(settings.home, os.W_OK):
+        raise Mistake(
+            f"the state folder {settings.home} is {'writable to others' if is_open else 'not writable to you'}",
+            fix=f"chmod go-w {settings.home}" if is_open else "Point RINGFENCE_HOME at a folder that you may write",
+        )
