@@ -187,3 +187,29 @@ async def command(*argv: str, environment: Mapping[str, str] | None = None, time
         raise
     assert process.returncode is not None
     return process.returncode, output.decode(errors="replace")
+
+
+def site(pages: Mapping[str, bytes], *, seen: list[bytes] | None = None) -> Handler:
+    """A static site with keep-alive; a path that is not in `pages` is 404."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await _head_or_end(reader):
+            if seen is not None:
+                seen.append(head)
+            path = head.split(b" ", 2)[1].decode().partition("?")[0]
+            body, status = pages.get(path), "200 OK"
+            if body is None:
+                body, status = b"not here", "404 Not Found"
+            kind = "text/html" if path.endswith("/") else "application/octet-stream"
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+            writer.write(b"" if head.startswith(b"HEAD ") else body)
+            await writer.drain()
+
+    return handler
+
+
+async def _head_or_end(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""

@@ -25,12 +25,6 @@ from tests.fakes.egress import (
 
 
 @pytest.fixture
-def outside() -> RunAuthority:
-    """The certificate authority of the tests' internet."""
-    return RunAuthority.create("outside")
-
-
-@pytest.fixture
 def outside_pem(outside: RunAuthority, tmp_path: Path) -> str:
     path = tmp_path / "outside.pem"
     path.write_bytes(outside.certificate_pem)
