@@ -1,0 +1,190 @@
+"""What happens before the model is asked: words of people delivered, the context made to fit, budgets reserved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from ringfence_agents.compaction import Compaction, View, plan, tokens_under
+from ringfence_agents.conversation import MessageRow, Role
+from ringfence_agents.drive import Drive
+from ringfence_agents.errors import ContextTooLong
+from ringfence_agents.leases import set_closing
+from ringfence_agents.model import ToolSchema, estimate_tokens
+from ringfence_agents.runs import Closing, RunState
+from ringfence_agents.schema import inbox, messages, runs
+from ringfence_agents.switch import Stop, StopKind
+from ringfence_audit.events import Event, JsonValue, Kind
+from ringfence_audit.port import Transaction
+from ringfence_tools.budget import Exceeded, Unit, reserve, run_scope, usage
+from ringfence_tools.calls import RunId
+
+MARGIN_TOKENS = 256
+LEAST_OUTPUT_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that is ready to be put, its budget reserved."""
+
+    tools: Sequence[ToolSchema]
+    max_output_tokens: int
+    request_sha256: str
+    message_count: int
+    last_seq: int
+    is_reserved: bool
+
+
+def exchange_holder(run: RunId, turn: int) -> str:
+    """Under which name an exchange holds its reservation."""
+    return f"{run}/{turn}/exchange"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    inbox_ids: tuple[int, ...]
+    rows: tuple[MessageRow, ...]
+    is_capped: bool
+
+
+async def prepare(drive: Drive, *, limit_percent: int) -> Asked | None:
+    """Make the next question ready; None where the run ends or parks instead (`drive` says which).
+
+    Raises `ContextTooLong` where even the barest view does not fit.
+    """
+    record, model = drive.record, drive.equipment.model
+    if record.turn >= drive.equipment.limits.turns:
+        await end(drive, Closing(RunState.EXHAUSTED, f"{record.turn} turns are used up"))
+        return None
+    scopes = (run_scope(drive.run), *drive.equipment.scopes(record))
+    pending = await drive.store.read(lambda connection: _pending(connection, drive, scopes))
+    tools = drive.equipment.toolbox.schemas()
+    tools_tokens = estimate_tokens(orjson.dumps(tools).decode())
+    room = (model.window_tokens - model.max_output_tokens - tools_tokens - MARGIN_TOKENS) * limit_percent // 100
+    rows, compaction = _made_to_fit(drive, pending.rows, room)
+    max_output = model.max_output_tokens
+    if rows or pending.is_capped:
+        tokens = tools_tokens + (tokens_under(drive.view, compaction) if compaction else drive.view.tokens)
+        outcome = await _write(drive, pending, rows, scopes=scopes, input_tokens=tokens)
+        if isinstance(outcome, Exceeded):
+            await _stop_for(drive, outcome)
+            return None
+        max_output = outcome
+    shown = drive.view.messages
+    digest = hashlib.sha256(orjson.dumps(shown, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return Asked(tools, max_output, digest, len(shown), drive.record.next_seq - 1, pending.is_capped)
+
+
+async def end(drive: Drive, closing: Closing) -> None:
+    """Decide how the run ends, durably."""
+    await drive.store.write(lambda tx: set_closing(tx, drive.lease, closing))
+    drive.record = replace(drive.record, closing=drive.record.closing or closing)
+
+
+_INBOX = (
+    select(inbox.c.id, inbox.c.author, inbox.c.text)
+    .where(inbox.c.run == bindparam("in_run"), inbox.c.delivered_seq.is_(None))
+    .order_by(inbox.c.id)
+)
+
+
+def _pending(connection: Connection, drive: Drive, scopes: Sequence[str]) -> _Pending:
+    record = drive.record
+    letters = connection.execute(_INBOX, {"in_run": record.id}).all()
+    rows = tuple(
+        MessageRow(
+            record.id, record.next_seq + index, record.turn, Role.PERSON, {"author": row.author, "content": row.text}
+        )
+        for index, row in enumerate(letters)
+    )
+    metered = (Unit.TOKENS, Unit.MICRO_USD)
+    is_capped = any(unit in metered for scope in scopes for unit in usage(connection, scope))
+    return _Pending(tuple(row.id for row in letters), rows, is_capped)
+
+
+def _made_to_fit(drive: Drive, rows: Sequence[MessageRow], room: int) -> tuple[list[MessageRow], Compaction | None]:
+    """The rows to be stored before the question, and the compaction among them."""
+    view = drive.view
+    if rows:
+        view = View()
+        view.add([*drive.view.rows, *rows])
+    how = plan(view, room)
+    if how is None:
+        return list(rows), None
+    if tokens_under(view, how) > room:
+        raise ContextTooLong(
+            f"run {drive.run}: task and rules alone need more than the {room} tokens that the model's window leaves"
+        )
+    record = drive.record
+    row = MessageRow(record.id, record.next_seq + len(rows), record.turn, Role.COMPACTION, how.to_body())
+    return [*rows, row], how
+
+
+async def _write(
+    drive: Drive, pending: _Pending, rows: list[MessageRow], *, scopes: Sequence[str], input_tokens: int
+) -> int | Exceeded:
+    """Store rows and reserve; return the output tokens that the budget leaves room for."""
+    record, model = drive.record, drive.equipment.model
+    holder = exchange_holder(record.id, record.turn + 1)
+    event = _compaction_event(drive, rows, input_tokens) if rows and rows[-1].role is Role.COMPACTION else None
+
+    def work(tx: Transaction) -> int | Exceeded:
+        drive.context.guard(tx)
+        if rows:
+            tx.connection.execute(insert(messages), [row.to_row() for row in rows])
+            values = {"next_seq": record.next_seq + len(rows)}
+            tx.connection.execute(update(runs).where(runs.c.id == record.id).values(**values))
+        for letter, row in zip(pending.inbox_ids, pending.rows, strict=True):
+            tx.connection.execute(update(inbox).where(inbox.c.id == letter).values(delivered_seq=row.seq))
+        if event is not None:
+            tx.record(event)
+        if not pending.is_capped:
+            return model.max_output_tokens
+        return _reserve(tx, drive, scopes, holder=holder, input_tokens=input_tokens)
+
+    outcome = await drive.store.write(work)
+    drive.record = replace(record, next_seq=record.next_seq + len(rows))
+    drive.view.add(rows)
+    return outcome
+
+
+def _reserve(tx: Transaction, drive: Drive, scopes: Sequence[str], *, holder: str, input_tokens: int) -> int | Exceeded:
+    """Reserve for the longest answer that the budgets still allow, down to a least one."""
+    model = drive.equipment.model
+    output = model.max_output_tokens
+    while True:
+        cost = -(-(input_tokens * model.prices.input + output * model.prices.output) // 1_000_000)
+        amounts = {Unit.TOKENS: input_tokens + output, Unit.MICRO_USD: cost}
+        refused = reserve(tx, scopes, amounts, holder=holder)
+        if refused is None:
+            return output
+        if output <= LEAST_OUTPUT_TOKENS:
+            return refused
+        output = max(output // 2, LEAST_OUTPUT_TOKENS)
+
+
+async def _stop_for(drive: Drive, exceeded: Exceeded) -> None:
+    """The run's own budget ends it; one that is shared parks it, its work kept."""
+    if exceeded.scope == run_scope(drive.run):
+        await end(drive, Closing(RunState.EXHAUSTED, f"the budget is used up: {exceeded}"))
+    else:
+        drive.switch.throw(Stop(StopKind.BUDGET, "system:budget", str(exceeded)), grace_s=0)
+
+
+def _compaction_event(drive: Drive, rows: Sequence[MessageRow], after_tokens: int) -> Event:
+    record = drive.record
+    how = Compaction.from_body(rows[-1].body)
+    data: dict[str, JsonValue] = {
+        "turn": record.turn,
+        "seq": rows[-1].seq,
+        "tokens_before": drive.view.tokens,
+        "tokens_after": after_tokens,
+        "elided": len(how.elided),
+        "dropped_through_turn": how.dropped_through,
+        "trim_chars": how.trim_chars,
+    }
+    return Event(Kind.COMPACTION, record.agent, data, run=record.id, on_behalf_of=record.on_behalf_of)

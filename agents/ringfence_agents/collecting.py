@@ -1,0 +1,138 @@
+"""collect: the results of a turn go into the conversation, in the order of its calls, once all are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from sqlalchemy import bindparam, insert, update
+
+from ringfence_agents.conversation import MessageRow, Role, echo_ids, tool_body
+from ringfence_agents.drive import Drive
+from ringfence_agents.loops import LoopVerdict, judge_loop
+from ringfence_agents.model import ModelCall, SeenResult
+from ringfence_agents.runs import Closing, RunRecord, RunState
+from ringfence_agents.schema import messages, runs
+from ringfence_agents.todo import Next, Todo, todo
+from ringfence_audit.events import JsonValue
+from ringfence_audit.port import Transaction
+from ringfence_tools.calls import ResultStatus, ToolResult
+from ringfence_tools.clock import micros
+from ringfence_tools.ledger import CallRow, calls_of_turn
+
+NUDGE_LOOP = (
+    "You have made the same call several times in a row and nothing changed. Try something else, ask a person with "
+    "`ask_human`, or call `finish` and say what stands in the way."
+)
+SUMMARY_LIMIT_CHARS = 8_000
+_FINISH_STATES = {
+    "success": RunState.FINISHED,
+    "done": RunState.FINISHED,
+    "finished": RunState.FINISHED,
+    "blocked": RunState.BLOCKED,
+    "failed": RunState.FAILED,
+}
+
+
+async def collect(drive: Drive) -> Todo:
+    """Store the results where all are there, and say what is next. Raises `LeaseLost`, `LogUnavailable`."""
+    record, limits = drive.record, drive.equipment.limits
+
+    def work(tx: Transaction) -> tuple[Todo, tuple[CallRow, ...], list[MessageRow], RunRecord]:
+        drive.context.guard(tx)
+        next_todo = todo(tx.connection, record, micros(tx.now))
+        if next_todo.next is not Next.COLLECT:
+            return next_todo, (), [], record
+        rows = calls_of_turn(tx.connection, record.id, record.turn)
+        is_loop = judge_loop(record.recent, nudge_at=limits.loop_nudge, end_at=limits.loop_end) is LoopVerdict.NUDGE
+        said = _said(record, rows, is_loop=is_loop)
+        closing = _closing(record, rows)
+        after = replace(
+            record, collected_turn=record.turn, next_seq=record.next_seq + len(said), closing=closing or record.closing
+        )
+        if said:
+            tx.connection.execute(insert(messages), [row.to_row() for row in said])
+        tx.connection.execute(_COLLECTED, _columns(after))
+        return Todo(Next.THINK if after.closing is None else Next.END), rows, said, after
+
+    next_todo, rows, said, after = await drive.store.write(work)
+    drive.record = after
+    drive.view.add(said)
+    if rows:
+        drive.last_results = seen(rows)
+    return next_todo
+
+
+_COLLECTED = (
+    update(runs)
+    .where(runs.c.id == bindparam("in_run"))
+    .values(collected_turn=bindparam("to_turn"), next_seq=bindparam("to_seq"), closing=bindparam("to_closing"))
+)
+
+
+def _columns(after: RunRecord) -> Mapping[str, str | int]:
+    closing = after.closing.to_json() if after.closing else ""
+    return {"in_run": after.id, "to_turn": after.turn, "to_seq": after.next_seq, "to_closing": closing}
+
+
+def seen(rows: Sequence[CallRow]) -> tuple[SeenResult, ...]:
+    """Results as the agent is about to see them."""
+    return tuple(
+        SeenResult(row.key, row.tool, row.result.status, row.result.text, row.result.data)
+        for row in rows
+        if row.result is not None
+    )
+
+
+def _said(record: RunRecord, rows: Sequence[CallRow], *, is_loop: bool) -> list[MessageRow]:
+    if record.turn == 0:
+        return _setup_report(record, rows)
+    calls = [ModelCall(row.model_call_id, row.tool, row.arguments_text) for row in rows]
+    said = [
+        MessageRow(
+            record.id,
+            record.next_seq + index,
+            record.turn,
+            Role.TOOL,
+            tool_body(echo_id=echo, tool=row.tool, status=result.status.value, text=shown_text(row, result)),
+        )
+        for index, (echo, row) in enumerate(zip(echo_ids(calls, turn=record.turn), rows, strict=True))
+        if (result := row.result) is not None
+    ]
+    if is_loop:
+        seq = record.next_seq + len(said)
+        said.append(MessageRow(record.id, seq, record.turn, Role.USER, {"content": NUDGE_LOOP}))
+    return said
+
+
+def shown_text(row: CallRow, result: ToolResult) -> str:
+    """What the agent reads. An empty text would look like a fault of the endpoint, so it says how the call ended."""
+    text = result.text or f"({result.status.value}, no output)"
+    return f"[a reviewer changed the arguments; what ran: {row.arguments_text}]\n{text}" if row.revision else text
+
+
+def _setup_report(record: RunRecord, rows: Sequence[CallRow]) -> list[MessageRow]:
+    if not rows:
+        return []
+    lines = [f"{row.arguments_text}: {row.result.status.value}" for row in rows if row.result is not None]
+    body: dict[str, JsonValue] = {"content": "The workspace was prepared with these commands:\n" + "\n".join(lines)}
+    return [MessageRow(record.id, record.next_seq, 0, Role.USER, body)]
+
+
+def _closing(record: RunRecord, rows: Sequence[CallRow]) -> Closing | None:
+    """Whether these results end the run: a failed setup, a `finish`, or one call too many after a denial."""
+    for row in rows:
+        if row.result is None:
+            continue
+        if record.turn == 0 and row.result.status is not ResultStatus.OK:
+            text = row.result.text[-1000:]
+            return Closing(RunState.FAILED, f"setup {row.arguments_text} ended {row.result.status.value}: {text}")
+        blocked = row.result.data.get("blocked")
+        if blocked:
+            return Closing(RunState.BLOCKED, str(blocked if isinstance(blocked, str) else row.result.text)[:1000])
+    finishes = [row.result.data["finish"] for row in rows if row.result is not None and "finish" in row.result.data]
+    finish = finishes[-1] if finishes else None
+    if not isinstance(finish, Mapping):
+        return None
+    state = _FINISH_STATES.get(str(finish.get("status")), RunState.FINISHED)
+    return Closing(state, str(finish.get("summary", ""))[:SUMMARY_LIMIT_CHARS])

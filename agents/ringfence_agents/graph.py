@@ -1,0 +1,106 @@
+"""The graph of a run: a cursor that is re-entered from the tables. No checkpointer.
+
+START computes from the tables what is next: `think`, one `Send("call", …)` for each call that may start, `collect`, or
+the end (parked, closing, told to stop). Every node stores what it did before it returns; the state that flows between
+nodes is JSON-plain and may be lost at any point. LangGraph runs the calls of a step side by side; which may be in one
+step is the ledger's answer, not the graph's.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphRecursionError
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import Send
+
+from ringfence_agents.collecting import collect
+from ringfence_agents.drive import Drive
+from ringfence_agents.thinking import think
+from ringfence_agents.todo import Next, Todo, todo
+from ringfence_tools.calls import CallKey
+from ringfence_tools.clock import micros
+
+RECURSION_LIMIT = 400
+"""Steps of one entry. A run that needs more is entered again: nothing is kept in the graph."""
+
+
+class Cursor(TypedDict):
+    """`next` is a value of `Next`, `start` the indexes of the calls of turn `turn` to be stepped."""
+
+    turn: int
+    next: str
+    start: list[int]
+
+
+class OneCall(TypedDict):
+    turn: int
+    index: int
+
+
+STOPPED = Todo(Next.END)
+
+RunGraph = CompiledStateGraph[Cursor, Drive, Cursor, Cursor]
+
+
+def build_graph() -> RunGraph:
+    """One graph serves every run of a process; a run's `Drive` comes as the context of its entry."""
+    graph = StateGraph(Cursor, context_schema=Drive)
+    graph.add_node("think", _think)
+    graph.add_node("call", _call)
+    graph.add_node("collect", _collect)
+    targets = ["think", "call", "collect", END]
+    graph.add_conditional_edges(START, _route, targets)
+    graph.add_conditional_edges("think", _route, targets)
+    graph.add_edge("call", "collect")
+    graph.add_conditional_edges("collect", _route, targets)
+    return graph.compile()
+
+
+async def enter(graph: RunGraph, drive: Drive) -> None:
+    """Go as far as the run goes now. What ended it stands in `drive`: closing, the switch, or a wait for people.
+
+    Raises what nodes raise; whatever they had stored by then stands, and entering again goes on from there.
+    """
+    while drive.switch.stop is None:
+        record = drive.record
+        start = await drive.store.write(lambda tx: todo(tx.connection, record, micros(tx.now)))  # noqa: B023
+        if start.next is Next.END:
+            return
+        config: RunnableConfig = {"recursion_limit": RECURSION_LIMIT}
+        try:
+            cursor = await graph.ainvoke(_cursor(drive, start), config, context=drive)
+        except GraphRecursionError:
+            continue
+        if cursor["next"] == Next.END.value:
+            return
+
+
+def _cursor(drive: Drive, what: Todo) -> Cursor:
+    return {"turn": drive.record.turn, "next": what.next.value, "start": [key.index for key in what.start]}
+
+
+def _route(state: Cursor) -> str | list[Send]:
+    if state["next"] == Next.CALL.value:
+        return [Send("call", OneCall(turn=state["turn"], index=index)) for index in state["start"]]
+    return END if state["next"] == Next.END.value else state["next"]
+
+
+async def _think(state: Cursor, runtime: Runtime[Drive]) -> Cursor:
+    drive = runtime.context
+    return _cursor(drive, STOPPED if drive.switch.stop else await think(drive))
+
+
+async def _call(state: OneCall, runtime: Runtime[Drive]) -> dict[str, str]:
+    drive = runtime.context
+    key = CallKey(drive.run, state["turn"], state["index"])
+    await drive.switch.call(drive.equipment.gate.step(key, drive.context))
+    return {}
+
+
+async def _collect(state: Cursor, runtime: Runtime[Drive]) -> Cursor:
+    drive = runtime.context
+    return _cursor(drive, STOPPED if drive.switch.stop else await collect(drive))

@@ -1,0 +1,120 @@
+"""The keeper: one task a process that renews the leases of all its runs and brings them what people ask.
+
+Two statements a tick however many runs there are, so that hundreds of live runs on two cores miss no heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from ringfence_agents.drive import Drive
+from ringfence_agents.leases import renew
+from ringfence_agents.ports import Limits
+from ringfence_agents.runs import Request
+from ringfence_agents.schema import runs
+from ringfence_agents.switch import Stop, StopKind
+from ringfence_audit.errors import LogUnavailable
+from ringfence_audit.port import Store
+from ringfence_tools.calls import RunId
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    fence: int
+    request: Request
+    by: str
+    reason: str
+
+
+class Keeper:
+    """Keeps the leases of one worker. `keeping` registers a drive; the task runs while there is any."""
+
+    def __init__(self, store: Store, worker: str, limits: Limits) -> None:
+        self._store = store
+        self._worker = worker
+        self._limits = limits
+        self._drives: dict[RunId, Drive] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._ticks_to_renewal = 0
+
+    @asynccontextmanager
+    async def keeping(self, drive: Drive) -> AsyncIterator[None]:
+        self._drives[drive.run] = drive
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._keep())
+        try:
+            yield
+        finally:
+            del self._drives[drive.run]
+            if not self._drives and self._task is not None:
+                task, self._task = self._task, None
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        ticks = max(1, int(self._limits.lease_s / 3 / self._limits.watch_s))
+        while True:
+            await asyncio.sleep(self._limits.watch_s)
+            self._ticks_to_renewal -= 1
+            try:
+                await self.look()
+                if self._ticks_to_renewal <= 0:
+                    await self.renew()
+                    self._ticks_to_renewal = ticks
+            except LogUnavailable:
+                # Nobody can take our leases while the database is away; the next tick tries again.
+                continue
+
+    async def look(self) -> None:
+        """Throw the switches of runs that are lost, asked to stop, or out of wall time."""
+        asked = await self._store.read(self._asked)
+        for run, drive in tuple(self._drives.items()):
+            stop = _stop_for(drive, asked.get(run))
+            if stop is not None:
+                grace_s = 0 if stop.kind in (StopKind.LOST, StopKind.CANCEL) else self._limits.stop_grace_s
+                drive.switch.throw(stop, grace_s=grace_s)
+
+    async def renew(self) -> None:
+        """Renew every lease and write the wall time that passed."""
+        drives = tuple(self._drives.values())
+        elapsed = {drive.lease: drive.stopwatch.take_ms() for drive in drives}
+        try:
+            lost = await self._store.write(lambda tx: renew(tx, elapsed, lease_s=self._limits.lease_s))
+        except LogUnavailable:
+            for drive in drives:
+                drive.stopwatch.give_back_ms(elapsed[drive.lease])
+            raise
+        for drive in drives:
+            if drive.lease in lost:
+                drive.switch.throw(_lost(drive), grace_s=0)
+            else:
+                drive.active_ms += elapsed[drive.lease]
+
+    def _asked(self, connection: Connection) -> dict[RunId, _Asked]:
+        columns = (runs.c.id, runs.c.fence, runs.c.request, runs.c.requested_by, runs.c.request_reason)
+        rows = connection.execute(select(*columns).where(runs.c.worker == self._worker))
+        return {
+            RunId(row.id): _Asked(row.fence, Request(row.request), row.requested_by, row.request_reason) for row in rows
+        }
+
+
+def _stop_for(drive: Drive, asked: _Asked | None) -> Stop | None:
+    if asked is None or asked.fence != drive.lease.fence:
+        return _lost(drive)
+    if asked.request is Request.CANCEL:
+        return Stop(StopKind.CANCEL, asked.by, asked.reason)
+    if asked.request is Request.PAUSE:
+        return Stop(StopKind.PARK, asked.by, asked.reason)
+    cap = drive.record.wall_cap_ms
+    if cap is not None and drive.active_ms + drive.stopwatch.peek_ms() >= cap:
+        return Stop(StopKind.WALL, "system:budget", f"the wall time of {cap // 1000} s is used up")
+    return None
+
+
+def _lost(drive: Drive) -> Stop:
+    return Stop(StopKind.LOST, "system:lease", f"run {drive.run} is held by another worker now")

@@ -1,0 +1,183 @@
+"""Leases: who may move a run. One conditional update takes it, a fencing token travels with everything after.
+
+`guard` is the first statement of every transaction that writes for a run. A worker that lost its lease, however long
+it slept, finds a higher fence there and writes nothing. Expiry is judged by the database's clock alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import and_, bindparam, func, or_, select, update
+
+from ringfence_agents.errors import RunEnded, RunHeld
+from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFor, load
+from ringfence_agents.schema import runs
+from ringfence_audit.events import Event, JsonValue, Kind
+from ringfence_audit.port import Transaction
+from ringfence_tools.calls import RunId
+from ringfence_tools.clock import micros
+from ringfence_tools.errors import LeaseLost
+from ringfence_tools.gate import Guard
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to move one run until `lease_until`, as long as it is renewed."""
+
+    run: RunId
+    worker: str
+    fence: int
+
+
+_HELD = (
+    select(runs.c.id)
+    .where(
+        runs.c.id == bindparam("in_run"), runs.c.fence == bindparam("in_fence"), runs.c.worker == bindparam("in_worker")
+    )
+    .with_for_update()
+)
+
+
+def guard_of(lease: Lease) -> Guard:
+    """Raises `LeaseLost` unless the lease still stands; on PostgreSQL it also keeps a claim waiting until commit."""
+    parameters = {"in_run": lease.run, "in_fence": lease.fence, "in_worker": lease.worker}
+
+    def guard(tx: Transaction) -> None:
+        if tx.connection.execute(_HELD, parameters).first() is None:
+            raise LeaseLost(f"run {lease.run}: {lease.worker} no longer holds it (fence {lease.fence})")
+
+    return guard
+
+
+def claim(tx: Transaction, run: RunId, worker: str, *, lease_s: int, is_forced: bool = False) -> RunRecord:
+    """Take the run and return it as it stands now, its fence raised by one.
+
+    Takes what is queued, what a dead worker left, and what is parked; a run that a person paused only where
+    `is_forced` (the person resumes it). Raises `RunNotFound`, `RunHeld`, `RunEnded`.
+    """
+    now = micros(tx.now)
+    free = or_(runs.c.worker == "", runs.c.lease_until <= now)
+    open_states = [RunState.QUEUED.value, RunState.RUNNING.value, RunState.PARKED.value]
+    conditions = [runs.c.id == run, runs.c.state.in_(open_states), free]
+    if not is_forced:
+        conditions.append(runs.c.waits_for != WaitsFor.PAUSE.value)
+    taken = tx.connection.execute(
+        update(runs)
+        .where(and_(*conditions))
+        .values(
+            state=RunState.RUNNING.value,
+            waits_for=WaitsFor.NOTHING.value,
+            wake_at=None,
+            detail="",
+            worker=worker,
+            lease_until=now + lease_s * 1_000_000,
+            fence=runs.c.fence + 1,
+            started_at=func.coalesce(runs.c.started_at, now),
+        )
+    ).rowcount
+    record = load(tx.connection, run)
+    if not taken:
+        raise _refusal(record)
+    tx.record(_moved(record, f"worker:{worker}", {"state": RunState.RUNNING.value, "worker": worker}))
+    return record
+
+
+def _refusal(record: RunRecord) -> RunHeld | RunEnded:
+    if record.state.is_end:
+        return RunEnded(f"run {record.id} is {record.state.value}; open a new one")
+    if record.waits_for is WaitsFor.PAUSE:
+        return RunHeld(f"run {record.id} is paused; `ringfence runs resume {record.id}` goes on")
+    return RunHeld(f"run {record.id} is held by {record.worker}; it is free once that worker ends or its lease does")
+
+
+def _moved(record: RunRecord, actor: str, data: dict[str, JsonValue]) -> Event:
+    return Event(
+        Kind.RUN_STATE,
+        actor,
+        {**data, "fence": record.fence},
+        run=record.id,
+        on_behalf_of=record.on_behalf_of,
+    )
+
+
+def renew(tx: Transaction, elapsed_ms: Mapping[Lease, int], *, lease_s: int) -> frozenset[Lease]:
+    """Renew leases and count the wall time that passed on each; return those that are lost."""
+    until = micros(tx.now) + lease_s * 1_000_000
+    lost = []
+    for lease, elapsed in elapsed_ms.items():
+        held = {"in_run": lease.run, "in_fence": lease.fence, "in_worker": lease.worker}
+        if not tx.connection.execute(_RENEW, {**held, "until": until, "elapsed": elapsed}).rowcount:
+            lost.append(lease)
+    return frozenset(lost)
+
+
+_RENEW = (
+    update(runs)
+    .where(
+        runs.c.id == bindparam("in_run"), runs.c.fence == bindparam("in_fence"), runs.c.worker == bindparam("in_worker")
+    )
+    .values(lease_until=bindparam("until"), active_ms=runs.c.active_ms + bindparam("elapsed"))
+)
+
+
+def park(
+    tx: Transaction,
+    lease: Lease,
+    waits_for: WaitsFor,
+    *,
+    detail: str,
+    wake_at_us: int | None = None,
+    active_ms: int = 0,
+    failures: int = 0,
+) -> RunState:
+    """Let go of the run: it waits, and holds no worker. `NOTHING` puts it back in the queue. Raises `LeaseLost`.
+
+    What a person asked meanwhile wins: a pause parks it as paused, a cancel queues it to be closed.
+    """
+    guard_of(lease)(tx)
+    record = load(tx.connection, lease.run)
+    if record.request == Request.PAUSE and record.closing is None:
+        waits_for, detail, wake_at_us = (
+            WaitsFor.PAUSE,
+            f"paused by {record.requested_by}: {record.request_reason}",
+            None,
+        )
+    elif record.request == Request.CANCEL:
+        waits_for, wake_at_us = WaitsFor.NOTHING, None
+    state = RunState.PARKED if waits_for is not WaitsFor.NOTHING else RunState.QUEUED
+    tx.connection.execute(
+        update(runs)
+        .where(runs.c.id == lease.run)
+        .values(
+            state=state.value,
+            waits_for=waits_for.value,
+            wake_at=wake_at_us,
+            detail=detail,
+            worker="",
+            lease_until=0,
+            request="" if record.request == Request.PAUSE else record.request,
+            failures=failures,
+            active_ms=runs.c.active_ms + active_ms,
+        )
+    )
+    data: dict[str, JsonValue] = {"state": state.value, "waits_for": waits_for.value, "detail": detail}
+    tx.record(_moved(record, f"worker:{lease.worker}", data))
+    return state
+
+
+def set_closing(tx: Transaction, lease: Lease, closing: Closing) -> None:
+    """Decide how the run ends; the first decision stands. Raises `LeaseLost`."""
+    guard_of(lease)(tx)
+    tx.connection.execute(
+        update(runs).where(runs.c.id == lease.run, runs.c.closing == "").values(closing=closing.to_json())
+    )
+
+
+def free_dead(tx: Transaction, worker: str) -> int:
+    """End the leases of a worker that is known to be dead, so that its runs need not wait for their expiry.
+
+    Only for a worker whose process the caller has seen ended; returns how many runs are free now.
+    """
+    return tx.connection.execute(update(runs).where(runs.c.worker == worker).values(lease_until=0)).rowcount

@@ -1,0 +1,296 @@
+"""The runner: takes a run by its lease and moves it as far as it goes now.
+
+`drive` is the one way in: a fresh run, one whose worker died, one that a vote woke, one that a person resumed. It
+reads the tables, goes on from where they stand, and ends in a state that the tables hold: ended, parked (it then holds
+no worker, no memory and no sandbox process), or queued again for another worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ringfence_agents.asking import end
+from ringfence_agents.collecting import seen
+from ringfence_agents.conversation import rows_since
+from ringfence_agents.drive import Drive, Stopwatch
+from ringfence_agents.endings import close
+from ringfence_agents.errors import ContextTooLong, ModelRefused, ModelUnavailable, ReplayDiverged
+from ringfence_agents.graph import RunGraph, build_graph, enter
+from ringfence_agents.keeper import Keeper
+from ringfence_agents.leases import Lease, claim, guard_of, park
+from ringfence_agents.ports import Equip, Equipment, Limits
+from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFor
+from ringfence_agents.sandboxes import SandboxHolder
+from ringfence_agents.switch import Stop, StopKind, Switch
+from ringfence_agents.todo import Next, todo
+from ringfence_audit.errors import LogUnavailable
+from ringfence_audit.port import Store, Transaction
+from ringfence_sandbox.errors import (
+    IsolationUnavailable,
+    ProtocolViolation,
+    SandboxBusy,
+    SandboxError,
+    SandboxGone,
+    StaleFence,
+    WorkspaceRefused,
+)
+from ringfence_tools.calls import RunId
+from ringfence_tools.clock import micros
+from ringfence_tools.errors import LeaseLost, ToolsError
+from ringfence_tools.escalations import open_ones
+from ringfence_tools.gate import RunContext
+from ringfence_tools.ledger import calls_of_turn
+from ringfence_tools.progress import Progress, RunMoved, ignore
+
+_ENDS_RUN = (ModelRefused, ContextTooLong, ReplayDiverged, IsolationUnavailable, WorkspaceRefused)
+_TRY_LATER = (ModelUnavailable, SandboxBusy)
+
+
+class Runner:
+    """Moves runs of one store under one worker's name. Any number of `drive` at once on one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        equip: Equip,
+        *,
+        worker: str,
+        progress: Progress = ignore,
+        limits: Limits | None = None,
+    ) -> None:
+        self._store = store
+        self._equip = equip
+        self._worker = worker
+        self._progress = progress
+        self._limits = limits or Limits()
+        self._graph: RunGraph = build_graph()
+        self._keeper = Keeper(store, worker, self._limits)
+        self._switches: dict[RunId, Switch] = {}
+
+    def stop(self, run: RunId, stop: Stop) -> bool:
+        """Tell a run that this runner drives to stop. False where it drives no such run."""
+        switch = self._switches.get(run)
+        if switch is not None:
+            switch.throw(stop, grace_s=0 if stop.kind is StopKind.CANCEL else self._limits.stop_grace_s)
+        return switch is not None
+
+    def stop_all(self, stop: Stop) -> None:
+        """Tell every run of this runner to stop."""
+        for run in tuple(self._switches):
+            self.stop(run, stop)
+
+    @property
+    def driving(self) -> frozenset[RunId]:
+        return frozenset(self._switches)
+
+    async def drive(self, run: RunId, *, is_forced: bool = False) -> RunState:
+        """Claim the run and move it until it ends, waits, or is told to stop; return the state it is in then.
+
+        `is_forced` takes a run that a person paused: only the person's own resume says so. Raises `RunNotFound`,
+        `RunHeld`, `RunEnded`, `LeaseLost` (another worker has it; nothing more was written), `LogUnavailable` (the
+        database stayed away; the lease runs out by itself), and what `Equip` raises, after the run is parked.
+        """
+        record = await self._store.write(
+            lambda tx: claim(tx, run, self._worker, lease_s=self._limits.lease_s, is_forced=is_forced)
+        )
+        lease = Lease(run, self._worker, record.fence)
+        switch = self._switches[run] = Switch()
+        try:
+            return await self._drive(lease, record, switch)
+        except StaleFence as error:
+            raise LeaseLost(str(error)) from error
+        finally:
+            del self._switches[run]
+
+    async def _drive(self, lease: Lease, record: RunRecord, switch: Switch) -> RunState:
+        try:
+            equipment = await self._equip(record)
+        except ToolsError as error:
+            detail = f"cannot start: {error}"
+            await self._store.write(lambda tx: park(tx, lease, WaitsFor.PAUSE, detail=detail))
+            raise
+        drive, holder = self._outfit(lease, record, equipment, switch)
+        async with self._keeper.keeping(drive):
+            try:
+                return await _Leg(drive, holder, self._graph).go()
+            except asyncio.CancelledError:
+                # Whoever cancels us wants the loop back soon: let go if the database answers quickly, else the
+                # lease runs out by itself.
+                await asyncio.shield(_let_go(drive, holder))
+                raise
+
+    def _outfit(
+        self, lease: Lease, record: RunRecord, equipment: Equipment, switch: Switch
+    ) -> tuple[Drive, SandboxHolder]:
+        guard = guard_of(lease)
+        holder = SandboxHolder(self._store, lease, guard, record=record, equipment=equipment, progress=self._progress)
+        context = RunContext(
+            run=lease.run,
+            agent=record.agent,
+            on_behalf_of=record.on_behalf_of,
+            fence=lease.fence,
+            guard=guard,
+            sandbox=holder.get,
+            progress=self._progress,
+        )
+        drive = Drive(self._store, lease, record, equipment, context, switch, Stopwatch(), active_ms=record.active_ms)
+        if record.request is Request.CANCEL:
+            switch.throw(Stop(StopKind.CANCEL, record.requested_by, record.request_reason), grace_s=0)
+        return drive, holder
+
+
+async def _let_go(drive: Drive, holder: SandboxHolder) -> None:
+    try:
+        async with asyncio.timeout(5):
+            await holder.suspend()
+            elapsed = drive.stopwatch.take_ms()
+            await drive.store.write(
+                lambda tx: park(tx, drive.lease, WaitsFor.NOTHING, detail="its worker stopped", active_ms=elapsed)
+            )
+    except (TimeoutError, LogUnavailable, LeaseLost, SandboxError) as error:
+        drive.context.progress(RunMoved(drive.run, "running", f"left to its lease: {type(error).__name__}"))
+
+
+class _Leg:
+    """One lease's way through a run: advance, then end, park or go on."""
+
+    def __init__(self, drive: Drive, holder: SandboxHolder, graph: RunGraph) -> None:
+        self._drive = drive
+        self._holder = holder
+        self._graph = graph
+
+    async def go(self) -> RunState:
+        self._drive.context.progress(RunMoved(self._drive.run, RunState.RUNNING.value))
+        while True:
+            try:
+                state = await self._advance()
+            except (SandboxGone, ProtocolViolation) as error:
+                state = await self._lose_sandbox(error)
+            except _ENDS_RUN as error:
+                await self._end(Closing(RunState.FAILED, str(error)))
+                state = None
+            except _TRY_LATER as error:
+                state = await self._try_later(error)
+            except (LeaseLost, StaleFence, LogUnavailable):
+                raise
+            except Exception as error:  # noqa: BLE001 - the boundary of a run: recorded, and no other run suffers
+                state = await self._try_later(error)
+            if state is not None:
+                return state
+
+    async def _advance(self) -> RunState | None:
+        """Go on until the run ends or waits; None to go round again."""
+        drive = self._drive
+        await self._load()
+        if drive.record.closing is None:
+            await enter(self._graph, drive)
+        stop = drive.switch.stop
+        if stop is not None and stop.kind is StopKind.LOST:
+            raise LeaseLost(stop.reason)
+        if drive.record.closing is None and stop is not None:
+            closing = _closing_of(stop)
+            if closing is None:
+                return await self._park_for(stop)
+            await self._end(closing)
+        if drive.record.closing is not None:
+            return await close(drive, self._holder, drive.record.closing)
+        return await self._park_for_people()
+
+    async def _load(self) -> None:
+        drive = self._drive
+        record = drive.record
+        known = drive.view.next_seq
+        rows, results = await drive.store.read(
+            lambda connection: (
+                rows_since(connection, record.id, known),
+                seen(calls_of_turn(connection, record.id, record.collected_turn)),
+            )
+        )
+        drive.view.add(rows)
+        drive.last_results = results
+
+    async def _end(self, closing: Closing) -> None:
+        await end(self._drive, closing)
+
+    async def _lose_sandbox(self, error: SandboxError) -> RunState | None:
+        """The sandbox died under a call: the next one is asked; a run that keeps losing them ends."""
+        self._holder.forget()
+        if isinstance(error, ProtocolViolation):
+            await self._holder.condemn(str(error))
+        self._holder.losses += 1
+        if self._holder.losses > self._drive.equipment.limits.sandbox_losses:
+            if self._drive.record.closing is not None:
+                return await self._try_later(error)
+            await self._end(Closing(RunState.FAILED, f"the sandbox was lost again and again: {error}"))
+        return None
+
+    async def _try_later(self, error: Exception) -> RunState | None:
+        """Park until something outside may be better; after too many tries until a person looks at it."""
+        drive, limits = self._drive, self._drive.equipment.limits
+        failures = drive.record.failures + 1
+        detail = f"{type(error).__name__}: {error}"[:1000]
+        if failures > limits.retries:
+            return await self._park(WaitsFor.PAUSE, detail=f"gave up after {failures} tries: {detail}")
+        wish_s = error.retry_after_s if isinstance(error, ModelUnavailable) else 0
+        delay_s = max(limits.retry_base_s * 2 ** (failures - 1), int(wish_s))
+        return await self._park(WaitsFor.TIME, detail=detail, delay_s=delay_s, failures=failures)
+
+    async def _park_for(self, stop: Stop) -> RunState:
+        if stop.kind is StopKind.DRAIN:
+            return await self._park(WaitsFor.NOTHING, detail=stop.reason)
+        if stop.kind is StopKind.BUDGET:
+            return await self._park(WaitsFor.BUDGET, detail=stop.reason)
+        return await self._park(WaitsFor.PAUSE, detail=f"paused by {stop.by}: {stop.reason}")
+
+    async def _park(
+        self, waits_for: WaitsFor, *, detail: str, delay_s: int | None = None, failures: int = 0
+    ) -> RunState:
+        drive = self._drive
+        await self._holder.suspend()
+        elapsed = drive.stopwatch.take_ms()
+
+        def work(tx: Transaction) -> RunState:
+            wake_at = None if delay_s is None else micros(tx.now) + delay_s * 1_000_000
+            return park(
+                tx,
+                drive.lease,
+                waits_for,
+                detail=detail,
+                wake_at_us=wake_at,
+                active_ms=elapsed,
+                failures=failures,
+            )
+
+        state = await drive.store.write(work)
+        drive.context.progress(RunMoved(drive.run, state.value, detail))
+        return state
+
+    async def _park_for_people(self) -> RunState | None:
+        """Park until a vote or the first expiry. A vote that came meanwhile is seen here, in the same transaction."""
+        drive = self._drive
+        await self._holder.suspend()
+        record = drive.record
+        elapsed = drive.stopwatch.take_ms()
+
+        def work(tx: Transaction) -> tuple[RunState, str] | None:
+            drive.context.guard(tx)
+            now_us = micros(tx.now)
+            if todo(tx.connection, record, now_us).next is not Next.END:
+                return None
+            asked = open_ones(tx.connection, now_us, run=drive.run)
+            detail = "waits for " + (", ".join(f"E-{one.id}" for one in asked) or "people")
+            wake_at = min((one.expires_at for one in asked), default=None)
+            return park(tx, drive.lease, WaitsFor.PEOPLE, detail=detail, wake_at_us=wake_at, active_ms=elapsed), detail
+
+        parked = await drive.store.write(work)
+        if parked is None:
+            drive.stopwatch.give_back_ms(elapsed)
+            return None
+        drive.context.progress(RunMoved(drive.run, parked[0].value, parked[1]))
+        return parked[0]
+
+
+def _closing_of(stop: Stop) -> Closing | None:
+    if stop.kind is StopKind.CANCEL:
+        return Closing(RunState.CANCELLED, f"cancelled by {stop.by}: {stop.reason}")
+    return Closing(RunState.EXHAUSTED, stop.reason) if stop.kind is StopKind.WALL else None

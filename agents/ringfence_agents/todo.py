@@ -1,0 +1,39 @@
+"""What a run does next, computed from the tables: one place for start, crash, vote and deploy alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection
+
+from ringfence_agents.runs import RunRecord
+from ringfence_tools.calls import CallKey
+from ringfence_tools.ledger import CallState, calls_of_turn, startable
+
+
+class Next(StrEnum):
+    THINK = "think"
+    CALL = "call"
+    COLLECT = "collect"
+    END = "end"
+    """The run is closing, waits, or was told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    next: Next
+    start: tuple[CallKey, ...] = ()
+
+
+def todo(connection: Connection, record: RunRecord, now_us: int) -> Todo:
+    """`record` is the run as the same connection sees it, or as its lease holder knows it."""
+    if record.closing is not None:
+        return Todo(Next.END)
+    if record.collected_turn == record.turn:
+        return Todo(Next.THINK)
+    rows = calls_of_turn(connection, record.id, record.turn)
+    if all(row.state is CallState.DONE for row in rows):
+        return Todo(Next.COLLECT)
+    start = startable(connection, record.id, record.turn, now_us)
+    return Todo(Next.CALL, start) if start else Todo(Next.END)
