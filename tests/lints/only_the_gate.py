@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from tests.lints.sources import Module, Violation
 
-ALLOWED = frozenset({"ringfence_tools.gate", "ringfence_tools.acting"})
+ALLOWED = frozenset({"ringfence_tools.gate", "ringfence_tools.effects"})
 """The gate, and the module of its room in which the gate's allowed calls act."""
 
 METHOD = "perform"

@@ -6,6 +6,7 @@ rule of the base cannot be replaced, and `unmatched: forbid`, `four_eyes: true` 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,7 @@ from ringfence_tools.errors import ProfileInvalid
 from ringfence_tools.profile_model import Profile, Rule
 from ringfence_tools.profile_text import MAX_BYTES, Document, Plain, read_document
 
-__all__ = ["BUILT_IN", "Profile", "Rule", "load_profile", "parse_profile"]
+__all__ = ["BUILT_IN", "Profile", "Rule", "load_profile", "parse_profile", "pin_profile"]
 
 BUILT_IN = ("default", "base-restricted")
 MAX_BASES = 8
@@ -35,6 +36,15 @@ def parse_profile(raw: bytes, name: str, search: Sequence[Path] = ()) -> Profile
     """A profile from its text; what it extends is looked up as in `load_profile`. Raises `ProfileInvalid`."""
     document = read_document(raw, name)
     return _check(_merged(document, tuple(search), (name,)), document)
+
+
+def pin_profile(path_or_name: str | Path, search: Sequence[Path] = ()) -> str:
+    """The profile with what it extends merged in, as text that a run keeps: `parse_profile` of it gives the same
+    profile wherever and whenever it is read. Raises `ProfileInvalid`."""
+    data, document = _load(str(path_or_name), tuple(search), ())
+    _check(data, document)
+    own = {key: value for key, value in data.items() if key != "extends"}
+    return json.dumps(own, ensure_ascii=False, default=str)
 
 
 def _load(wanted: str, search: tuple[Path, ...], chain: tuple[str, ...]) -> tuple[dict[str, Plain], Document]:
