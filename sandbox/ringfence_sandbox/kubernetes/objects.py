@@ -7,11 +7,13 @@ lives in the namespace, so its deletion removes everything.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ringfence_sandbox.contract import ClusterRule, SandboxSpec
 from ringfence_sandbox.kubernetes import names
+from ringfence_sandbox.kubernetes.credentials import ServerFiles
 from ringfence_sandbox.kubernetes.json_value import Json
 from ringfence_sandbox.kubernetes.pod import CLAIM, pod, shape_digest
 from ringfence_sandbox.kubernetes.settings import ClusterSettings, Peer
@@ -36,10 +38,12 @@ def build(
     namespace: str,
     state: str,
     server: tuple[str, ...],
+    credential: ServerFiles,
     has_user_namespaces: bool,
 ) -> SandboxObjects:
     """All objects of one sandbox. `state` is `running` for a cold start and `pooled` for a pool member."""
     fence = [
+        credential_secret(namespace, credential),
         service_account(namespace),
         role(namespace, spec.cluster_rules),
         role_binding(namespace),
@@ -100,6 +104,13 @@ def orchestrator_binding(namespace: str, settings: ClusterSettings) -> list[Thin
     return [binding]
 
 
+def credential_secret(namespace: str, files: ServerFiles) -> Thing:
+    """What the in-sandbox server starts with. Nothing in it lets anyone into the sandbox."""
+    parts = {"server.crt": files.certificate, "server.key": files.key, "client-ca.crt": files.client_ca}
+    data: dict[str, Json] = {name: base64.b64encode(content).decode() for name, content in parts.items()}
+    return _meta("v1", "Secret", namespace, names.CREDENTIAL) | {"type": "Opaque", "data": data}
+
+
 def service_account(namespace: str) -> Thing:
     return _meta("v1", "ServiceAccount", namespace, names.SERVICE_ACCOUNT) | {"automountServiceAccountToken": False}
 
@@ -126,7 +137,6 @@ def resource_quota(namespace: str, spec: SandboxSpec, settings: ClusterSettings)
         "pods": str(pods),
         "limits.memory": str(spec.limits.memory_bytes * (2 if pods > 1 else 1)),
         "requests.storage": str(spec.limits.disk_bytes),
-        "limits.ephemeral-storage": str(spec.limits.disk_bytes * (2 if pods > 1 else 1)),
         "persistentvolumeclaims": "1" if settings.storage_class else "0",
         "services": "5" if pods > 1 else "0",
         "services.nodeports": "0",
@@ -134,6 +144,8 @@ def resource_quota(namespace: str, spec: SandboxSpec, settings: ClusterSettings)
         "count/configmaps": "20" if pods > 1 else "2",
         "secrets": "2",
     }
+    if settings.has_storage_limits:
+        hard["limits.ephemeral-storage"] = str(spec.limits.disk_bytes * (2 if pods > 1 else 1))
     if spec.limits.cpus is not None:
         hard["limits.cpu"] = str(spec.limits.cpus * (2 if pods > 1 else 1))
     return _meta("v1", "ResourceQuota", namespace, "sandbox") | {"spec": {"hard": hard}}
@@ -141,19 +153,17 @@ def resource_quota(namespace: str, spec: SandboxSpec, settings: ClusterSettings)
 
 def limit_range(namespace: str, spec: SandboxSpec, settings: ClusterSettings) -> Thing:
     """Defaults for pods that an agent applies, and a ceiling for any container, so that none is unbounded."""
-    ceiling: dict[str, Json] = {
-        "memory": str(spec.limits.memory_bytes),
-        "ephemeral-storage": str(spec.limits.disk_bytes),
-    }
-    default: dict[str, Json] = {
-        "memory": str(min(512 << 20, spec.limits.memory_bytes)),
-        "ephemeral-storage": str(min(512 << 20, spec.limits.disk_bytes)),
-    }
+    memory, disk = spec.limits.memory_bytes, spec.limits.disk_bytes
+    ceiling: dict[str, Json] = {"memory": str(memory)}
+    default: dict[str, Json] = {"memory": str(min(512 << 20, memory))}
     request: dict[str, Json] = {
         "cpu": f"{settings.requests.cpu_milli}m",
-        "memory": str(min(settings.requests.memory_bytes, spec.limits.memory_bytes, 512 << 20)),
-        "ephemeral-storage": str(min(settings.requests.storage_bytes, spec.limits.disk_bytes, 512 << 20)),
+        "memory": str(min(settings.requests.memory_bytes, memory, 512 << 20)),
     }
+    if settings.has_storage_limits:
+        ceiling["ephemeral-storage"] = str(disk)
+        default["ephemeral-storage"] = str(min(512 << 20, disk))
+        request["ephemeral-storage"] = str(min(settings.requests.storage_bytes, disk, 512 << 20))
     if spec.limits.cpus is not None:
         ceiling["cpu"] = str(spec.limits.cpus)
         default["cpu"] = str(spec.limits.cpus)

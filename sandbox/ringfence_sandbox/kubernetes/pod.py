@@ -14,11 +14,10 @@ INSIDE = "/ringfence"
 """Where the copied Python and the server lie in every pod, read-only in the main container."""
 STATE = "/ringfence-state"
 """Where the server keeps outcomes: on the workspace's volume, so that they live and travel with the files."""
+CREDENTIAL = "/ringfence-credential"
+"""The server's certificate and key, and who it lets in."""
 TMP = "/tmp"  # noqa: S108 - the pod's own sized emptyDir, not a shared folder
 CLAIM = "workspace"
-
-INSTALLER = (f"{INSIDE}-image/bin/install", f"{INSIDE}-image", INSIDE)
-"""In the inside image: copies itself. A static shell-free launcher is not needed: `install` is the copied loader."""
 
 
 def pod(
@@ -80,32 +79,33 @@ def _locked() -> dict[str, Json]:
 
 def _installer(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Json]:
     memory = min(128 << 20, spec.limits.memory_bytes)
-    disk = min(128 << 20, spec.limits.disk_bytes)
+    limits: dict[str, Json] = {"memory": str(memory)}
+    requests: dict[str, Json] = {"cpu": "10m", "memory": str(min(32 << 20, memory))}
+    if settings.has_storage_limits:
+        limits["ephemeral-storage"] = str(min(128 << 20, spec.limits.disk_bytes))
+        requests["ephemeral-storage"] = str(min(64 << 20, spec.limits.disk_bytes))
     return {
         "name": "inside",
         "image": settings.inside_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "resources": {
-            "requests": {
-                "cpu": "10m",
-                "memory": str(min(32 << 20, memory)),
-                "ephemeral-storage": str(min(64 << 20, disk)),
-            },
-            "limits": {"memory": str(memory), "ephemeral-storage": str(disk)},
-        },
+        "resources": {"requests": requests, "limits": limits},
         "securityContext": _locked(),
         "volumeMounts": [{"name": "inside", "mountPath": INSIDE}],
     }
 
 
 def _main(spec: SandboxSpec, settings: ClusterSettings, *, image: str, server: tuple[str, ...]) -> dict[str, Json]:
-    limits: dict[str, Json] = {
-        "memory": str(spec.limits.memory_bytes),
-        "ephemeral-storage": str(spec.limits.disk_bytes),
+    limits: dict[str, Json] = {"memory": str(spec.limits.memory_bytes)}
+    asked = settings.requests
+    requests: dict[str, Json] = {
+        "cpu": f"{asked.cpu_milli}m",
+        "memory": str(min(asked.memory_bytes, spec.limits.memory_bytes)),
     }
+    if settings.has_storage_limits:
+        limits["ephemeral-storage"] = str(spec.limits.disk_bytes)
+        requests["ephemeral-storage"] = str(min(asked.storage_bytes, spec.limits.disk_bytes))
     if spec.limits.cpus is not None:
         limits["cpu"] = str(spec.limits.cpus)
-    asked = settings.requests
     return {
         "name": names.CONTAINER,
         "image": image,
@@ -113,17 +113,11 @@ def _main(spec: SandboxSpec, settings: ClusterSettings, *, image: str, server: t
         "command": list(server),
         "workingDir": str(WORKSPACE),
         "ports": [{"name": "server", "containerPort": settings.server_port, "protocol": "TCP"}],
-        "resources": {
-            "requests": {
-                "cpu": f"{asked.cpu_milli}m",
-                "memory": str(min(asked.memory_bytes, spec.limits.memory_bytes)),
-                "ephemeral-storage": str(min(asked.storage_bytes, spec.limits.disk_bytes)),
-            },
-            "limits": limits,
-        },
+        "resources": {"requests": requests, "limits": limits},
         "securityContext": _locked(),
         "volumeMounts": [
             {"name": "inside", "mountPath": INSIDE, "readOnly": True},
+            {"name": "credential", "mountPath": CREDENTIAL, "readOnly": True},
             {"name": "workspace", "mountPath": str(WORKSPACE), "subPath": "files"},
             {"name": "workspace", "mountPath": STATE, "subPath": "state"},
             {"name": "tmp", "mountPath": TMP},
@@ -139,6 +133,7 @@ def _volumes(spec: SandboxSpec, settings: ClusterSettings) -> list[Json]:
         workspace["emptyDir"] = {"sizeLimit": str(spec.limits.disk_bytes)}
     return [
         {"name": "inside", "emptyDir": {"sizeLimit": "128Mi"}},
+        {"name": "credential", "secret": {"secretName": names.CREDENTIAL, "defaultMode": 0o440}},
         workspace,
         {"name": "tmp", "emptyDir": {"sizeLimit": str(spec.limits.tmp_bytes)}},
     ]

@@ -50,7 +50,14 @@ class ClusterSettings:
     server_port: int = 7443
     requests: Requests = field(default_factory=Requests)
     storage_class: str = ""
+    has_storage_limits: bool = True
+    """Whether the nodes account for ephemeral storage. Where not, only the in-sandbox server watches disk use."""
     uid: int = 64000
+    readable: tuple[str, ...] = (
+        "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/media", "/mnt", "/nix",
+        "/opt", "/proc", "/root", "/run", "/sbin", "/srv", "/sys", "/usr", "/var",
+    )  # fmt: skip
+    """Top-level folders of an image that commands may read (Landlock inside); the server's own are not among them."""
     extra_pods: int = 8
     """How many pods an agent with rights of its own may run beside the sandbox."""
     start_timeout_s: float = 120.0
