@@ -60,7 +60,7 @@ async def prepare(drive: Drive, *, limit_percent: int) -> Asked | None:
     if record.turn >= drive.equipment.limits.turns:
         await end(drive, Closing(RunState.EXHAUSTED, f"{record.turn} turns are used up"))
         return None
-    scopes = (run_scope(drive.run), *drive.equipment.scopes(record))
+    scopes = drive.context.scopes
     pending = await drive.store.read(lambda connection: _pending(connection, drive, scopes))
     tools = drive.equipment.toolbox.schemas()
     tools_tokens = estimate_tokens(orjson.dumps(tools).decode())
@@ -187,4 +187,4 @@ def _compaction_event(drive: Drive, rows: Sequence[MessageRow], after_tokens: in
         "dropped_through_turn": how.dropped_through,
         "trim_chars": how.trim_chars,
     }
-    return Event(Kind.COMPACTION, record.agent, data, run=record.id, on_behalf_of=record.on_behalf_of)
+    return Event(Kind.COMPACTION, record.agent, data, run=record.id, on_behalf_of=record.person)

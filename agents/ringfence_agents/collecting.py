@@ -25,13 +25,6 @@ NUDGE_LOOP = (
     "`ask_human`, or call `finish` and say what stands in the way."
 )
 SUMMARY_LIMIT_CHARS = 8_000
-_FINISH_STATES = {
-    "success": RunState.FINISHED,
-    "done": RunState.FINISHED,
-    "finished": RunState.FINISHED,
-    "blocked": RunState.BLOCKED,
-    "failed": RunState.FAILED,
-}
 
 
 async def collect(drive: Drive) -> Todo:
@@ -127,12 +120,11 @@ def _closing(record: RunRecord, rows: Sequence[CallRow]) -> Closing | None:
         if record.turn == 0 and row.result.status is not ResultStatus.OK:
             text = row.result.text[-1000:]
             return Closing(RunState.FAILED, f"setup {row.arguments_text} ended {row.result.status.value}: {text}")
-        blocked = row.result.data.get("blocked")
-        if blocked:
-            return Closing(RunState.BLOCKED, str(blocked if isinstance(blocked, str) else row.result.text)[:1000])
+        if row.result.data.get("ends_run"):
+            return Closing(RunState.BLOCKED, row.result.text[:1000])
     finishes = [row.result.data["finish"] for row in rows if row.result is not None and "finish" in row.result.data]
     finish = finishes[-1] if finishes else None
     if not isinstance(finish, Mapping):
         return None
-    state = _FINISH_STATES.get(str(finish.get("status")), RunState.FINISHED)
+    state = RunState.FINISHED if finish.get("status") == "success" else RunState.FAILED
     return Closing(state, str(finish.get("summary", ""))[:SUMMARY_LIMIT_CHARS])

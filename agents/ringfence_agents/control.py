@@ -117,4 +117,4 @@ def _set(tx: Transaction, run: RunId, **values: str | int | None) -> None:
 
 
 def _record(tx: Transaction, record: RunRecord, by: str, data: dict[str, JsonValue]) -> None:
-    tx.record(Event(Kind.CONTROL, by, data, run=record.id, on_behalf_of=record.on_behalf_of))
+    tx.record(Event(Kind.CONTROL, by, data, run=record.id, on_behalf_of=record.person))

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, select
 from ringfence_agents.model import Message, ModelCall, estimate_tokens
 from ringfence_agents.schema import messages
 from ringfence_audit.events import JsonValue
-from ringfence_tools.calls import RunId
+from ringfence_tools.calls import CallKey, RunId
 
 MESSAGE_OVERHEAD_TOKENS = 8
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
@@ -71,6 +71,15 @@ def rows_since(connection: Connection, run: RunId, seq: int) -> tuple[MessageRow
         MessageRow(run, row.seq, row.turn, Role(row.role), json.loads(row.body))
         for row in connection.execute(_SINCE, {"in_run": run, "in_seq": seq})
     )
+
+
+def agent_words(connection: Connection, key: CallKey) -> str:
+    """What the agent said beside a call, for the reviewer's card. Hostile text."""
+    query = select(messages.c.body).where(
+        messages.c.run == key.run, messages.c.turn == key.turn, messages.c.role == Role.ASSISTANT.value
+    )
+    body = connection.execute(query).scalar()
+    return "" if body is None else str(json.loads(body).get("content", ""))
 
 
 def echo_ids(calls: Sequence[ModelCall], *, turn: int) -> tuple[str, ...]:

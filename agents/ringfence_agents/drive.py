@@ -16,10 +16,11 @@ from ringfence_agents.leases import Lease
 from ringfence_agents.model import SeenResult
 from ringfence_agents.ports import Equipment
 from ringfence_agents.runs import RunRecord
+from ringfence_agents.sandboxes import SandboxHolder
 from ringfence_agents.switch import Switch
 from ringfence_audit.port import Store
 from ringfence_tools.calls import RunId
-from ringfence_tools.gate import RunContext
+from ringfence_tools.gate_context import RunContext
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Drive:
     context: RunContext
     switch: Switch
     stopwatch: Stopwatch
+    holder: SandboxHolder
     view: View = field(default_factory=View)
     last_results: tuple[SeenResult, ...] = ()
     active_ms: int = 0

@@ -18,7 +18,6 @@ from sqlalchemy import Connection, func, select, update
 
 from ringfence_agents.drive import Drive
 from ringfence_agents.runs import Closing, RunState
-from ringfence_agents.sandboxes import SandboxHolder
 from ringfence_agents.schema import runs
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
@@ -32,10 +31,12 @@ from ringfence_tools.progress import RunMoved
 from ringfence_tools.schema import calls
 
 TESTS_LIMIT = 50
-_TEST_COMMAND = re.compile(
-    r"\b(pytest|unittest|tox|nox|(npm|yarn|pnpm)( run)? test|jest|vitest|mocha"
-    r"|(go|cargo|swift|dotnet|mix) test|ctest|make (check|test)|mvn\b.*\b(test|verify)|gradlew?\b.*\b(test|check)|rspec|phpunit|prove)\b"
+_TEST_COMMANDS = (
+    r"pytest|unittest|tox|nox|(npm|yarn|pnpm)( run)? test|jest|vitest|mocha",
+    r"(go|cargo|swift|dotnet|mix) test|ctest|make (check|test)|mvn\b.*\b(test|verify)",
+    r"gradlew?\b.*\b(test|check)|rspec|phpunit|prove",
 )
+_TEST_COMMAND = re.compile(rf"\b({'|'.join(_TEST_COMMANDS)})\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,16 @@ class Deliverable:
 NO_PATCH = Deliverable("", "", 0, "no sandbox was needed, so nothing changed")
 
 
-async def close(drive: Drive, holder: SandboxHolder, closing: Closing) -> RunState:
+async def close(drive: Drive, closing: Closing) -> RunState:
     """End the run as `closing` says. Raises `LeaseLost`, `LogUnavailable`; what a sandbox cannot do is recorded."""
     drive.context.progress(RunMoved(drive.run, "running", "making the patch"))
     patch = drive.record.result.get("patch")
     if not isinstance(patch, Mapping):
         await _settle(drive)
-        patch = (await _deliverable(drive, holder)).to_json()
+        patch = (await _deliverable(drive)).to_json()
         await _store_result(drive, {"patch": patch})
     try:
-        await holder.release()
+        await drive.holder.release()
         leftover = ""
     except SandboxError as error:
         leftover = f"{type(error).__name__}: {error}"
@@ -81,12 +82,12 @@ async def _settle(drive: Drive) -> None:
                 await drive.equipment.gate.step(row.key, drive.context)
 
 
-async def _deliverable(drive: Drive, holder: SandboxHolder) -> Deliverable:
-    if not holder.has_files:
+async def _deliverable(drive: Drive) -> Deliverable:
+    if not drive.holder.has_files:
         return NO_PATCH
     try:
         async with asyncio.timeout(drive.equipment.limits.closing_s):
-            patch = await (await holder.get()).diff()
+            patch = await (await drive.holder.get()).diff()
     except (SandboxError, TimeoutError) as error:
         return Deliverable("", "", 0, f"the sandbox gave no patch: {type(error).__name__}: {error}")
     path = drive.equipment.artifacts / drive.run / "patch.diff"
@@ -136,7 +137,7 @@ async def _finish(drive: Drive, closing: Closing, patch: Mapping[str, JsonValue]
             "active_ms": drive.active_ms + elapsed,
             "sandbox_left": leftover,
         }
-        tx.record(Event(Kind.RUN_CLOSED, record.agent, result, run=record.id, on_behalf_of=record.on_behalf_of))
+        tx.record(Event(Kind.RUN_CLOSED, record.agent, result, run=record.id, on_behalf_of=record.person))
         tx.connection.execute(
             update(runs)
             .where(runs.c.id == drive.run)

@@ -4,6 +4,7 @@ AgentsError
 ├── RunNotFound        no such run: ask for another
 ├── RunHeld            another worker holds the run: leave it alone, or try when its lease has ended
 ├── RunEnded           the run is over: open a new one
+├── SandboxKeepsDying  the run lost its sandbox again and again: stop
 ├── ModelError
 │   ├── ModelUnavailable  retries are used up: park the run, try later
 │   ├── ModelRefused      key, name or request is wrong: stop, show `fix` to a person
@@ -29,6 +30,10 @@ class RunHeld(AgentsError):
 
 class RunEnded(AgentsError):
     """The run has reached its end; nothing moves it any more."""
+
+
+class SandboxKeepsDying(AgentsError):
+    """The run has lost more sandboxes than its limits allow."""
 
 
 class ModelError(AgentsError):

@@ -21,8 +21,9 @@ from ringfence_agents.collecting import collect
 from ringfence_agents.drive import Drive
 from ringfence_agents.thinking import think
 from ringfence_agents.todo import Next, Todo, todo
-from ringfence_tools.calls import CallKey
+from ringfence_tools.calls import CallKey, ResultStatus
 from ringfence_tools.clock import micros
+from ringfence_tools.gate_context import Settled
 
 RECURSION_LIMIT = 400
 """Steps of one entry. A run that needs more is entered again: nothing is kept in the graph."""
@@ -97,7 +98,9 @@ async def _think(state: Cursor, runtime: Runtime[Drive]) -> Cursor:
 async def _call(state: OneCall, runtime: Runtime[Drive]) -> dict[str, str]:
     drive = runtime.context
     key = CallKey(drive.run, state["turn"], state["index"])
-    await drive.switch.call(drive.equipment.gate.step(key, drive.context))
+    step = await drive.switch.call(drive.equipment.gate.step(key, drive.context))
+    if isinstance(step, Settled) and step.result.status is ResultStatus.UNKNOWN:
+        await drive.holder.distrust()
     return {}
 
 

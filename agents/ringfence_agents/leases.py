@@ -19,7 +19,7 @@ from ringfence_audit.port import Transaction
 from ringfence_tools.calls import RunId
 from ringfence_tools.clock import micros
 from ringfence_tools.errors import LeaseLost
-from ringfence_tools.gate import Guard
+from ringfence_tools.gate_context import Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _moved(record: RunRecord, actor: str, data: dict[str, JsonValue]) -> Event:
         actor,
         {**data, "fence": record.fence},
         run=record.id,
-        on_behalf_of=record.on_behalf_of,
+        on_behalf_of=record.person,
     )
 
 

@@ -13,7 +13,7 @@ from ringfence_agents.model import Model, ToolSchema
 from ringfence_agents.runs import RunRecord
 from ringfence_sandbox.contract import Backend, Bundle, EgressGatekeeper, SandboxId, SandboxSpec
 from ringfence_tools.calls import CallKey
-from ringfence_tools.gate import RunContext, Step
+from ringfence_tools.gate_context import RunContext, Step
 
 
 class Door(Protocol):

@@ -11,10 +11,10 @@ import asyncio
 
 from ringfence_agents.asking import end
 from ringfence_agents.collecting import seen
-from ringfence_agents.conversation import rows_since
+from ringfence_agents.conversation import agent_words, rows_since
 from ringfence_agents.drive import Drive, Stopwatch
 from ringfence_agents.endings import close
-from ringfence_agents.errors import ContextTooLong, ModelRefused, ModelUnavailable, ReplayDiverged
+from ringfence_agents.errors import ContextTooLong, ModelRefused, ModelUnavailable, ReplayDiverged, SandboxKeepsDying
 from ringfence_agents.graph import RunGraph, build_graph, enter
 from ringfence_agents.keeper import Keeper
 from ringfence_agents.leases import Lease, claim, guard_of, park
@@ -34,15 +34,16 @@ from ringfence_sandbox.errors import (
     StaleFence,
     WorkspaceRefused,
 )
+from ringfence_tools.budget import run_scope
 from ringfence_tools.calls import RunId
 from ringfence_tools.clock import micros
 from ringfence_tools.errors import LeaseLost, ToolsError
 from ringfence_tools.escalations import open_ones
-from ringfence_tools.gate import RunContext
+from ringfence_tools.gate_context import RunContext, TaskFacts
 from ringfence_tools.ledger import calls_of_turn
 from ringfence_tools.progress import Progress, RunMoved, ignore
 
-_ENDS_RUN = (ModelRefused, ContextTooLong, ReplayDiverged, IsolationUnavailable, WorkspaceRefused)
+_ENDS_RUN = (SandboxKeepsDying, ModelRefused, ContextTooLong, ReplayDiverged, IsolationUnavailable, WorkspaceRefused)
 _TRY_LATER = (ModelUnavailable, SandboxBusy)
 
 
@@ -109,19 +110,17 @@ class Runner:
             detail = f"cannot start: {error}"
             await self._store.write(lambda tx: park(tx, lease, WaitsFor.PAUSE, detail=detail))
             raise
-        drive, holder = self._outfit(lease, record, equipment, switch)
+        drive = self._outfit(lease, record, equipment, switch)
         async with self._keeper.keeping(drive):
             try:
-                return await _Leg(drive, holder, self._graph).go()
+                return await _Leg(drive, self._graph).go()
             except asyncio.CancelledError:
                 # Whoever cancels us wants the loop back soon: let go if the database answers quickly, else the
                 # lease runs out by itself.
-                await asyncio.shield(_let_go(drive, holder))
+                await asyncio.shield(_let_go(drive))
                 raise
 
-    def _outfit(
-        self, lease: Lease, record: RunRecord, equipment: Equipment, switch: Switch
-    ) -> tuple[Drive, SandboxHolder]:
+    def _outfit(self, lease: Lease, record: RunRecord, equipment: Equipment, switch: Switch) -> Drive:
         guard = guard_of(lease)
         holder = SandboxHolder(self._store, lease, guard, record=record, equipment=equipment, progress=self._progress)
         context = RunContext(
@@ -132,17 +131,22 @@ class Runner:
             guard=guard,
             sandbox=holder.get,
             progress=self._progress,
+            scopes=(run_scope(lease.run), *equipment.scopes(record)),
+            task=TaskFacts(record.task_text, record.repository, record.base_commit, record.profile),
+            says=agent_words,
         )
-        drive = Drive(self._store, lease, record, equipment, context, switch, Stopwatch(), active_ms=record.active_ms)
+        drive = Drive(
+            self._store, lease, record, equipment, context, switch, Stopwatch(), holder, active_ms=record.active_ms
+        )
         if record.request is Request.CANCEL:
             switch.throw(Stop(StopKind.CANCEL, record.requested_by, record.request_reason), grace_s=0)
-        return drive, holder
+        return drive
 
 
-async def _let_go(drive: Drive, holder: SandboxHolder) -> None:
+async def _let_go(drive: Drive) -> None:
     try:
         async with asyncio.timeout(5):
-            await holder.suspend()
+            await drive.holder.suspend()
             elapsed = drive.stopwatch.take_ms()
             await drive.store.write(
                 lambda tx: park(tx, drive.lease, WaitsFor.NOTHING, detail="its worker stopped", active_ms=elapsed)
@@ -154,10 +158,10 @@ async def _let_go(drive: Drive, holder: SandboxHolder) -> None:
 class _Leg:
     """One lease's way through a run: advance, then end, park or go on."""
 
-    def __init__(self, drive: Drive, holder: SandboxHolder, graph: RunGraph) -> None:
+    def __init__(self, drive: Drive, graph: RunGraph) -> None:
         self._drive = drive
-        self._holder = holder
         self._graph = graph
+        self._losses = 0
 
     async def go(self) -> RunState:
         self._drive.context.progress(RunMoved(self._drive.run, RunState.RUNNING.value))
@@ -193,7 +197,7 @@ class _Leg:
                 return await self._park_for(stop)
             await self._end(closing)
         if drive.record.closing is not None:
-            return await close(drive, self._holder, drive.record.closing)
+            return await close(drive, drive.record.closing)
         return await self._park_for_people()
 
     async def _load(self) -> None:
@@ -213,15 +217,14 @@ class _Leg:
         await end(self._drive, closing)
 
     async def _lose_sandbox(self, error: SandboxError) -> RunState | None:
-        """The sandbox died under a call: the next one is asked; a run that keeps losing them ends."""
-        self._holder.forget()
+        """The sandbox died beside a call: go round again with what is left of it, or with a fresh one."""
         if isinstance(error, ProtocolViolation):
-            await self._holder.condemn(str(error))
-        self._holder.losses += 1
-        if self._holder.losses > self._drive.equipment.limits.sandbox_losses:
-            if self._drive.record.closing is not None:
-                return await self._try_later(error)
-            await self._end(Closing(RunState.FAILED, f"the sandbox was lost again and again: {error}"))
+            await self._drive.holder.condemn(str(error))
+        else:
+            await self._drive.holder.distrust()
+        self._losses += 1
+        if self._losses > self._drive.equipment.limits.sandbox_losses:
+            return await self._try_later(error)
         return None
 
     async def _try_later(self, error: Exception) -> RunState | None:
@@ -246,7 +249,7 @@ class _Leg:
         self, waits_for: WaitsFor, *, detail: str, delay_s: int | None = None, failures: int = 0
     ) -> RunState:
         drive = self._drive
-        await self._holder.suspend()
+        await self._drive.holder.suspend()
         elapsed = drive.stopwatch.take_ms()
 
         def work(tx: Transaction) -> RunState:
@@ -268,7 +271,7 @@ class _Leg:
     async def _park_for_people(self) -> RunState | None:
         """Park until a vote or the first expiry. A vote that came meanwhile is seen here, in the same transaction."""
         drive = self._drive
-        await self._holder.suspend()
+        await self._drive.holder.suspend()
         record = drive.record
         elapsed = drive.stopwatch.take_ms()
 

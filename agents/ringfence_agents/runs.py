@@ -111,6 +111,7 @@ class RunRecord:
     priority: int
     agent: str
     on_behalf_of: str
+    """The person who assigned the task, without prefix."""
     base_commit: str
     workspace: Mapping[str, str]
     worker: str
@@ -139,14 +140,19 @@ class RunRecord:
     ended_at: datetime | None
     result: Mapping[str, JsonValue]
 
+    @property
+    def person(self) -> str:
+        return f"person:{self.on_behalf_of}"
+
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """All that a person decides when a task is assigned. `run` and `task` are fresh ids, made by the caller.
 
     `run` is 1 to 24 lower-case letters and digits, a letter first, so that sandbox names can be made from it.
-    `workspace` is what the caller's `Equipment` needs to find the bundle again (a path, a branch); `setup` are
-    `setup` commands of the profile, run as gated shell calls of turn 0. `caps` are the run's own budget.
+    `assigned_by` is a person's name without prefix. `workspace` is what the caller's `Equipment` needs to find the
+    bundle again (a path, a branch). `setup` are the profile's setup commands, run as gated shell calls of turn 0.
+    `caps` are the run's own budget.
     """
 
     run: RunId
@@ -213,7 +219,8 @@ def open_run(tx: Transaction, new: NewRun, *, is_read_only: Callable[[str], bool
     if new.caps:
         open_budget(tx, run_scope(new.run), new.caps)
     propose(tx, new.run, 0, _setup_calls(new.setup), is_read_only=is_read_only)
-    tx.record(Event(Kind.RUN_OPENED, new.assigned_by, _opened(new, agent), run=new.run))
+    person = f"person:{new.assigned_by}"
+    tx.record(Event(Kind.RUN_OPENED, person, _opened(new, agent), run=new.run, on_behalf_of=person))
     return new.run
 
 

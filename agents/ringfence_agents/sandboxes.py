@@ -1,8 +1,9 @@
 """The sandbox of one run during one lease: started or attached when first asked for, suspended or released at the end.
 
 The id is stored before anything is built, so that whatever a crash leaves behind is known by name. A sandbox that was
-lost is replaced by a fresh one under a new id, with the base commit and nothing else in it: the agent is told, and the
-gate, which compares ids, never takes the silence of the new one for the word of the old.
+lost is replaced by a fresh one under a new id, with the base commit and nothing else in it, and the agent is told. The
+loss itself is raised once as `SandboxGone`, so that a call which was in the old one becomes *unknown*: the silence of
+the new one is never taken for its word.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 
 from sqlalchemy import insert, update
 
+from ringfence_agents.errors import SandboxKeepsDying
 from ringfence_agents.leases import Lease
 from ringfence_agents.ports import Equipment
 from ringfence_agents.runs import RunRecord, SandboxState
@@ -20,7 +22,7 @@ from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.contract import Sandbox, SandboxId
 from ringfence_sandbox.errors import SandboxBusy, SandboxError, SandboxGone
 from ringfence_tools.clock import micros
-from ringfence_tools.gate import Guard
+from ringfence_tools.gate_context import Guard
 from ringfence_tools.progress import Progress, RunMoved
 
 LOST_NOTE = (
@@ -46,7 +48,6 @@ class SandboxHolder:
         self._id = SandboxId(record.sandbox_id)
         self._generation = record.sandbox_generation
         self._state = record.sandbox_state
-        self.losses = 0
 
     @property
     def has_files(self) -> bool:
@@ -64,9 +65,9 @@ class SandboxHolder:
                     raise SandboxBusy(f"run {self._lease.run}: the sandbox did not start in time") from error
             return self._live
 
-    def forget(self) -> None:
-        """The live sandbox is of no use any more; the next `get` finds out what is left of it."""
-        self._live = None
+    async def distrust(self) -> None:
+        """The live sandbox may be dead: let go of it, so that the next `get` finds out what is left."""
+        await self.suspend()
 
     async def condemn(self, reason: str) -> None:
         """Its server answered outside the protocol: nothing it says counts any more. Destroy it, start afresh."""
@@ -83,14 +84,15 @@ class SandboxHolder:
         try:
             sandbox = await self._equipment.backend.attach(self._equipment.spec(self._record, self._id), egress=egress)
         except SandboxGone as error:
-            self.losses += 1
             await self._store_state(SandboxState.CREATING, {"action": "lost", "detail": str(error)}, note=LOST_NOTE)
-            return None
+            raise
         await self._store_state(SandboxState.READY, {"action": "attached", "layers": _layers(sandbox)})
         return sandbox
 
     async def _create(self) -> Sandbox:
         backend = self._equipment.backend
+        if self._generation > self._equipment.limits.sandbox_losses:
+            raise SandboxKeepsDying(f"run {self._lease.run} lost {self._generation} sandboxes; look at their entries")
         if self._state is SandboxState.CREATING and self._id:
             await backend.destroy(self._id)
         self._progress(RunMoved(self._lease.run, "running", "starting the sandbox"))
@@ -132,7 +134,7 @@ class SandboxHolder:
             f"worker:{self._lease.worker}",
             {**data, "sandbox": self._id},
             run=record.id,
-            on_behalf_of=record.on_behalf_of,
+            on_behalf_of=record.person,
         )
         values = {"sandbox_id": self._id, "sandbox_generation": self._generation, "sandbox_state": state.value}
 

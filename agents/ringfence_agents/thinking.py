@@ -174,7 +174,7 @@ async def _store(drive: Drive, asked: Asked, answer: Answer) -> Todo:
         record.agent,
         _exchange(asked, answer, turn=turn, cost=cost, model=model.name),
         run=record.id,
-        on_behalf_of=record.on_behalf_of,
+        on_behalf_of=record.person,
     )
     proposals = [Proposal(call.id, call.name, call.arguments_text) for call in move.calls]
     used = {Unit.TOKENS: answer.usage.input_tokens + answer.usage.output_tokens, Unit.MICRO_USD: cost}

@@ -1,0 +1,170 @@
+"""A whole house around a run: the real store, gate, ledger and toolbox; a counting sandbox and a scripted model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from ringfence_agents.model import Model
+from ringfence_agents.ports import Equipment, Limits
+from ringfence_agents.runner import Runner
+from ringfence_agents.runs import NewRun, RunRecord, TaskId, load, open_run
+from ringfence_audit.keys import Signer
+from ringfence_audit.store import SqlStore
+from ringfence_sandbox.contract import (
+    Backend,
+    Bundle,
+    EgressGatekeeper,
+    Layer,
+    Sandbox,
+    SandboxId,
+    SandboxSpec,
+)
+from ringfence_sandbox.errors import SandboxError, SandboxGone
+from ringfence_tools.budget import Unit
+from ringfence_tools.builtin.toolset import builtin_toolbox
+from ringfence_tools.calls import Effect, RunId
+from ringfence_tools.gate import Gate
+from ringfence_tools.people import Person
+from ringfence_tools.progress import Progress, ProgressEvent
+from tests.fakes.counting_sandbox import CountingSandbox
+from tests.fakes.policy import FakePolicy
+
+
+class Clock:
+    """A clock that a test drives."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_s(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class CountingBackend(Backend):
+    """Sandboxes in memory that outlive the worker, as files do."""
+
+    def __init__(self) -> None:
+        self.sandboxes: dict[SandboxId, CountingSandbox] = {}
+        self.destroyed: list[SandboxId] = []
+        self.refuses: SandboxError | None = None
+
+    @property
+    def kind(self) -> str:
+        return "counting"
+
+    async def check(self) -> Sequence[Layer]:
+        return ()
+
+    async def create(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
+        if self.refuses is not None:
+            raise self.refuses
+        self.sandboxes[spec.id] = CountingSandbox()
+        return self.sandboxes[spec.id]
+
+    async def attach(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
+        if spec.id not in self.sandboxes:
+            raise SandboxGone(f"no sandbox {spec.id}")
+        return self.sandboxes[spec.id]
+
+    async def destroy(self, sandbox: SandboxId) -> None:
+        self.destroyed.append(sandbox)
+        self.sandboxes.pop(sandbox, None)
+
+    async def sweep(self, live: frozenset[SandboxId]) -> Sequence[SandboxId]:
+        return ()
+
+    async def close(self) -> None:
+        return None
+
+
+class Everybody:
+    """A directory in which everybody owns everything."""
+
+    def groups_of(self, name: str) -> frozenset[str]:
+        return frozenset({"owner"})
+
+
+ANA = Person("ana", frozenset({"owner"}))
+RUN = RunId("r1")
+
+
+@dataclass
+class House:
+    store: SqlStore
+    clock: Clock
+    folder: Path
+    backend: CountingBackend = field(default_factory=CountingBackend)
+    policy: FakePolicy = field(default_factory=FakePolicy)
+    seen: list[ProgressEvent] = field(default_factory=list)
+
+    @classmethod
+    def build(cls, folder: Path, *, effects: Mapping[str, Effect] | None = None) -> House:
+        clock = Clock()
+        store = SqlStore.open(
+            f"sqlite:///{folder}/log.db", signer=Signer.generate("ringfence.example/log"), clock=clock
+        )
+        store.create_schema()
+        return cls(store, clock, folder, policy=FakePolicy(effects or {}))
+
+    async def open(
+        self, run: RunId = RUN, *, setup: tuple[str, ...] = (), caps: Mapping[Unit, int] | None = None
+    ) -> RunId:
+        new = NewRun(
+            run=run,
+            task=TaskId(f"t-{run}"),
+            text="Fix the failing test",
+            repository="https://git.example.org/acme/shop",
+            assigned_by="ana",
+            profile="default",
+            profile_version="1",
+            profile_digest="0" * 64,
+            profile_document="",
+            model="scripted",
+            base_commit="0" * 40,
+            system_prompt="You are careful.",
+            setup=setup,
+            caps=caps or {},
+        )
+        toolbox = builtin_toolbox()
+        return await self.store.write(lambda tx: open_run(tx, new, is_read_only=toolbox.is_read_only))
+
+    def runner(
+        self, model: Model, *, worker: str = "w1", limits: Limits | None = None, progress: Progress | None = None
+    ) -> Runner:
+        limits = limits or Limits()
+
+        async def equip(record: RunRecord) -> Equipment:
+            return self.equipment(model, limits)
+
+        return Runner(self.store, equip, worker=worker, limits=limits, progress=progress or self.seen.append)
+
+    def equipment(self, model: Model, limits: Limits) -> Equipment:
+        toolbox = builtin_toolbox()
+        return Equipment(
+            gate=Gate(self.store, self.policy, toolbox, Everybody()),
+            model=model,
+            toolbox=toolbox,
+            backend=self.backend,
+            spec=lambda _, sandbox: SandboxSpec(sandbox),
+            bundle=lambda record: Bundle(self.folder / "bundle", record.base_commit),
+            artifacts=self.folder / "artifacts",
+            limits=limits,
+        )
+
+    async def record(self, run: RunId = RUN) -> RunRecord:
+        return await self.store.read(lambda connection: load(connection, run))
+
+    def commands(self) -> list[str]:
+        """What really ran, counted by the sandboxes themselves."""
+        return [
+            effect.argv[-1]
+            for sandbox in self.backend.sandboxes.values()
+            for effect in sandbox.effects
+            if hasattr(effect, "argv")
+        ]
