@@ -35,9 +35,11 @@ class FakeGatekeeper:
         self.journal: list[str] = []
         self.failure: Exception | None = None
         self.gate: asyncio.Event | None = None
+        self.is_asked = asyncio.Event()
 
     async def admit(self, request: EgressRequest) -> EgressVerdict:
         self.asked.append(request)
+        self.is_asked.set()
         self.journal.append(f"admit {request.host}")
         if self.gate is not None:
             await self.gate.wait()
@@ -213,3 +215,18 @@ async def _head_or_end(reader: asyncio.StreamReader) -> bytes:
         return await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return b""
+
+
+def client_hello(*extensions: tuple[int, bytes], tail: bytes = b"") -> bytes:
+    """A TLS ClientHello made by hand, in one record: extension number and data each, then `tail` inside the message."""
+    listed = b"".join(kind.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data for kind, data in extensions)
+    start = b"\x03\x03" + bytes(32) + b"\x00" + b"\x00\x02\x13\x01" + b"\x01\x00"
+    body = start + len(listed).to_bytes(2, "big") + listed + tail
+    message = b"\x01" + len(body).to_bytes(3, "big") + body
+    return b"\x16\x03\x01" + len(message).to_bytes(2, "big") + message
+
+
+def server_names(*names: bytes, kind: int = 0) -> bytes:
+    """The data of a server_name extension."""
+    listed = b"".join(bytes([kind]) + len(name).to_bytes(2, "big") + name for name in names)
+    return len(listed).to_bytes(2, "big") + listed

@@ -26,7 +26,7 @@ from ringfence_sandbox.egress.hosts import Authority
 from ringfence_sandbox.egress.limits import EgressLimits
 from ringfence_sandbox.egress.pipes import pipe
 from ringfence_sandbox.egress.quota import MeteredStream, Quota
-from ringfence_sandbox.egress.refusals import refusal_body, refusal_reason_phrase
+from ringfence_sandbox.egress.refusals import send_refusal
 from ringfence_sandbox.egress.streams import PrefacedStream, Stream, TlsStream
 from ringfence_sandbox.egress.wires import InsideWire
 
@@ -79,6 +79,16 @@ class Connection:
                 await self._serve(self._wire(self._stream), None)
         except (SandboxHungUp, TimeoutError):
             return  # nobody is left to answer, or its time is over; `closed` has been reported on the way here
+        finally:
+            self._stream.close()
+
+    async def turn_away(self) -> None:
+        """Say that there is no room, and close."""
+        refusal = EgressRefusal(Code.BUSY, "Too many connections are open at once", instead="close some first")
+        try:
+            await send_refusal(self._wire(self._stream), refusal, None, goes_on=False)
+        except SandboxHungUp:
+            return
         finally:
             self._stream.close()
 
@@ -249,18 +259,7 @@ class Connection:
         if wire.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return False  # a response has begun, or the bytes belong to somebody else by now
         where = Authority(self._request.host, self._request.port) if self._request else None
-        body = refusal_body(refusal, where)
         # An unread body, or bytes that could not be read as a request: what follows has no certain meaning.
         goes_on = refusal.code is not Code.MALFORMED and wire.is_request_read()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if refusal.code is Code.NOT_IDENTIFIED:
-            headers.append((b"proxy-authenticate", b'Basic realm="ringfence"'))
-        if not goes_on:
-            headers.append((b"connection", b"close"))
-        reason = refusal_reason_phrase(refusal)
-        await wire.send(h11.Response(status_code=refusal.status, headers=headers, reason=reason))
-        await wire.send(h11.Data(data=body))
-        await wire.send(h11.EndOfMessage())
-        if not goes_on:
-            await wire.linger()
+        await send_refusal(wire, refusal, where, goes_on=goes_on)
         return goes_on

@@ -24,7 +24,7 @@ from ringfence_sandbox.egress.dialer import Dialer, Upstream
 from ringfence_sandbox.egress.errors import Refused
 from ringfence_sandbox.egress.limits import EgressLimits
 from ringfence_sandbox.egress.listeners import check_listener
-from ringfence_sandbox.egress.quota import Quota
+from ringfence_sandbox.egress.quota import Quota, Seats
 from ringfence_sandbox.egress.resolver import Resolver, SystemResolver
 from ringfence_sandbox.egress.streams import SocketStream
 
@@ -83,13 +83,16 @@ class EgressProxy:
         try:
             async with asyncio.TaskGroup() as group:
                 while (sock := await accept(listener)) is not None:
-                    if identity.quota.open():
-                        group.create_task(self.run(sock, parts, on_end=identity.quota.close))
+                    quota = identity.quota
+                    if quota.connections.take():
+                        group.create_task(self.run(sock, parts, quota.connections))
+                    elif quota.turned_away.take():
+                        group.create_task(self.run(sock, parts, quota.turned_away, has_room=False))
                     else:
                         sock.close()
         finally:
             await self._admissions.drain()
-            if identity.quota.connections == 0:
+            if identity.quota.connections.taken == 0:
                 self._quotas.pop(sandbox, None)
 
     async def end(self, sandbox: SandboxId, host: str) -> int:
@@ -128,15 +131,16 @@ class EgressProxy:
             identify=identify,
         )
 
-    async def run(self, sock: socket.socket, parts: Parts, *, on_end: Callable[[], None]) -> None:
-        """Serve one accepted connection to its end; a fault in it ends it alone and is logged."""
+    async def run(self, sock: socket.socket, parts: Parts, seats: Seats, *, has_room: bool = True) -> None:
+        """Serve one accepted connection to its end, then give its seat back; a fault ends it alone and is logged."""
         try:
-            await Connection(SocketStream(sock), parts).run()
+            connection = Connection(SocketStream(sock), parts)
+            await (connection.run() if has_room else connection.turn_away())
         except Exception:  # noqa: BLE001 the connection's boundary: one that fails must not take the others with it
             self._log.exception("a connection ended by a fault of the proxy")
         finally:
             sock.close()
-            on_end()
+            seats.give()
 
     async def _observe(self, refused: Refused) -> None:
         self._log.info("egress of %s refused: %s, %s", refused.sandbox, refused.code, refused.reason)

@@ -9,6 +9,8 @@ from ringfence_sandbox.egress.errors import Code, EgressRefusal
 from ringfence_sandbox.egress.limits import EgressLimits
 from ringfence_sandbox.egress.streams import Stream
 
+_TURNED_AWAY_AT_ONCE = 16
+
 
 @dataclass(slots=True)
 class Meter:
@@ -42,6 +44,24 @@ class Bucket:
         return max(0.0, -self._tokens / self._rate_per_s)
 
 
+class Seats:
+    """A number of places, taken and given back."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.taken = 0
+
+    def take(self) -> bool:
+        """Take a place; False where none is left."""
+        if self.taken >= self._limit:
+            return False
+        self.taken += 1
+        return True
+
+    def give(self) -> None:
+        self.taken -= 1
+
+
 class Quota:
     """What one sandbox has left. Shared by all its connections."""
 
@@ -50,17 +70,8 @@ class Quota:
         self.sending = Bucket(limits.bytes_per_s, limits.bytes_per_s)
         self.receiving = Bucket(limits.bytes_per_s, limits.bytes_per_s)
         self.requests = Bucket(limits.requests_per_s, limits.request_burst)
-        self.connections = 0
-
-    def open(self) -> bool:
-        """Take a connection slot; False where none is left. Give it back with `close`."""
-        if self.connections >= self.limits.connections:
-            return False
-        self.connections += 1
-        return True
-
-    def close(self) -> None:
-        self.connections -= 1
+        self.connections = Seats(limits.connections)
+        self.turned_away = Seats(_TURNED_AWAY_AT_ONCE)
 
 
 class MeteredStream:

@@ -69,7 +69,8 @@ async def test_pip_says_what_was_refused(outside: RunAuthority, tools: Tools, tm
     proxy = EgressProxy(FakeGatekeeper(), resolver=Everywhere())
     async with serving(proxy) as port:
         code, output = await command(
-            *PIP, "-v", "--retries", "0", "--index-url", f"https://{HOST}/simple/", "-d", str(tmp_path), environment=tools.environment(port, outside),
+            *PIP, "-vv", "--retries", "0", "--index-url", f"https://{HOST}/simple/", "-d", str(tmp_path),
+            environment=tools.environment(port, outside),
         )  # fmt: skip
     assert code != 0
     assert f"Ringfence: {HOST}:443 is not open" in output
