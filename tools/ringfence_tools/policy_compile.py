@@ -18,7 +18,8 @@ SCHEMA = """\
 entity Agent;
 entity Place;
 action "shell" appliesTo { principal: [Agent], resource: [Place], context: {
-  tool: String, program: String, words: String, is_whole: Bool, is_parsed: Bool, is_static: Bool, assigns: Bool } };
+  tool: String, program: String, words: String, is_whole: Bool, is_parsed: Bool, is_static: Bool, assigns: Bool,
+  wraps: Bool } };
 action "files" appliesTo { principal: [Agent], resource: [Place], context: {
   tool: String, path: String, name: String, depth: Long, write: Bool, outside: Bool } };
 action "network" appliesTo { principal: [Agent], resource: [Place], context: {
@@ -44,7 +45,9 @@ def compile_rules(profile: Profile) -> str:
             policies.extend(_rule(profile, rule, family))
     if any(rule.commands for rule in profile.rules):
         readable = {"id": "shell.parts", "say": "The parts of the command decide."}
-        policies.append(_policy(readable, "permit", Family.SHELL, "context.is_whole && context.is_parsed"))
+        policies.append(
+            _policy(readable, "permit", Family.SHELL, "context.is_whole && context.is_parsed || context.wraps")
+        )
         unreadable = {"id": "shell.unreadable", **default_terms(profile)}
         policies.append(_policy(unreadable, "forbid", Family.SHELL, "context.is_whole && !context.is_parsed"))
     return "\n".join(policies)

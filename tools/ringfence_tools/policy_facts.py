@@ -54,6 +54,7 @@ def _shell(given: Mapping[str, str | int | bool]) -> Facts:
         "is_parsed": given.get("parsed") is True,
         "is_static": is_short and given.get("static") is True,
         "assigns": given.get("assigns", True) is not False,
+        "wraps": given.get("wraps") is True,
     }
 
 
