@@ -20,12 +20,13 @@ _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHR
 
 
 class Survey:
-    """What a walk over a value found: its strings, and whether it must be copied before it can be encoded."""
+    """What a walk over a value found: strings, keys, the longest string, and whether it can be encoded as it is."""
 
-    __slots__ = ("largest", "plain", "strings")
+    __slots__ = ("keys", "largest", "plain", "strings")
 
     def __init__(self) -> None:
         self.strings: list[str] = []
+        self.keys: list[str] = []
         self.plain = True
         self.largest = 0
 
@@ -57,7 +58,7 @@ class Survey:
                 raise InvalidEvent(f"key {key!r} is not ASCII text: rename it or store the mapping as text")
             if key[:1] == "$":
                 self.plain = False
-            self.strings.append(key)
+            self.keys.append(key)
             self.walk(item, depth + 1)
 
     def _unusual(self, value: object, depth: int) -> None:

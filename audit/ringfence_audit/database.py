@@ -42,6 +42,16 @@ class Appended:
     tiles: Sequence[Tile]
     streams: Sequence[StreamHead]
     head: Head
+    note: Noted | None = None
+    """A checkpoint over entries committed before this batch, to be stored with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A signed checkpoint and the size that it covers."""
+
+    size: int
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,9 @@ class Session(Protocol):
 
     def stream(self, stream: str) -> StreamHead:
         """The committed head of a stream; length 0 where it has no entries."""
+
+    def newest_note(self) -> Noted | None:
+        """The newest stored checkpoint."""
 
     def edge_rows(self, size: int) -> Sequence[Sequence[bytes]]:
         """Per tile level, the hashes right of the full tiles in a log of `size` entries."""

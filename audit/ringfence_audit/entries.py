@@ -7,14 +7,23 @@ null, `time` is the database's clock in RFC 3339 with microseconds, UTC.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 
-from ringfence_audit.canonical import Survey, encode, plain
+from ringfence_audit.blobs import BLOB_LIMIT
+from ringfence_audit.bodies import escape, take_out, take_out_fields
+from ringfence_audit.canonical import Survey, encode
 from ringfence_audit.errors import InvalidEvent
-from ringfence_audit.events import Event, JsonValue
+from ringfence_audit.events import Event, JsonValue, Kind
+from ringfence_audit.redaction import Redactor
 
 MAX_NAME = 200
+_SURELY_SMALL = BLOB_LIMIT // 4 - 8
+"""Characters that cannot make more than `BLOB_LIMIT` bytes of UTF-8."""
+_SMALL_EVENT = BLOB_LIMIT * 2
+"""Bytes of an event below which no single value need be looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +34,43 @@ class Prepared:
     stream: str
     stream_json: bytes
     time: str
+    blobs: Mapping[str, bytes]
+    kind: Kind
 
 
-def prepare(event: Event, now: datetime) -> Prepared:
-    """Guard and encode an event. Raises `InvalidEvent`."""
-    for name in (event.run, event.actor):
-        if not 0 < len(name) <= MAX_NAME:
-            raise InvalidEvent(f"a run and an actor have between 1 and {MAX_NAME} characters")
-    survey = Survey()
-    survey.walk(event.data)
-    data: JsonValue = event.data if survey.plain else plain(event.data)
-    body = encode(
+_NO_BLOBS: Mapping[str, bytes] = MappingProxyType({})
+
+
+class Preparer:
+    """Guards, redacts, takes large values out, and encodes. Used by one thread."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+
+    def prepare(self, event: Event, now: datetime) -> Prepared:
+        """Raises `InvalidEvent`."""
+        for name in (event.run, event.actor):
+            if not 0 < len(name) <= MAX_NAME:
+                raise InvalidEvent(f"a run and an actor have between 1 and {MAX_NAME} characters")
+        survey = Survey()
+        survey.walk(event.data)
+        data: JsonValue = event.data
+        if not self._redactor.is_clean(survey.strings, survey.keys):
+            data = self._redactor.redact_value(data)
+        if not survey.plain:
+            data = escape(data)
+        blobs: dict[str, bytes] = {}
+        if survey.largest > _SURELY_SMALL:
+            data = take_out(data, blobs)
+        body = _encode_event(event, data)
+        if len(body) > _SMALL_EVENT:
+            data = take_out_fields(data, blobs)
+            body = _encode_event(event, data)
+        return Prepared(body, event.run, encode(event.run), timestamp(now), blobs or _NO_BLOBS, event.kind)
+
+
+def _encode_event(event: Event, data: JsonValue) -> bytes:
+    return encode(
         {
             "actor": event.actor,
             "call": event.call,
@@ -44,7 +79,6 @@ def prepare(event: Event, now: datetime) -> Prepared:
             "on_behalf_of": event.on_behalf_of,
         }
     )
-    return Prepared(body, event.run, encode(event.run), timestamp(now))
 
 
 def timestamp(moment: datetime) -> str:

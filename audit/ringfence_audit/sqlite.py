@@ -14,7 +14,7 @@ from sqlalchemy import Connection, MetaData, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from ringfence_audit.database import STORAGE_ERRORS, Appended, Head, StreamHead
+from ringfence_audit.database import STORAGE_ERRORS, Appended, Head, Noted, StreamHead
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.merkle import HASH_SIZE, TILE_WIDTH, leaf_hash, root_of
 
@@ -81,6 +81,10 @@ class SqliteSession:
         found = self._raw.execute("SELECT length, head FROM audit_streams WHERE stream = ?", (stream,)).fetchone()
         return StreamHead(stream, 0, b"") if found is None else StreamHead(stream, found[0], found[1])
 
+    def newest_note(self) -> Noted | None:
+        found = self._raw.execute("SELECT size, note FROM audit_checkpoints ORDER BY size DESC LIMIT 1").fetchone()
+        return None if found is None else Noted(found[0], found[1])
+
     def edge_rows(self, size: int) -> Sequence[Sequence[bytes]]:
         rows: list[list[bytes]] = []
         first = size - size % TILE_WIDTH
@@ -121,6 +125,11 @@ class SqliteSession:
             raw.execute(
                 "INSERT INTO audit_tiles (level, position, hashes) VALUES (?, ?, ?)",
                 (tile.level, tile.index, tile.hashes),
+            )
+        if appended.note is not None:
+            raw.execute(
+                "INSERT OR IGNORE INTO audit_checkpoints (size, note) VALUES (?, ?)",
+                (appended.note.size, appended.note.note),
             )
         raw.execute(
             "INSERT INTO audit_head (one, size, token) VALUES (1, ?, ?) "

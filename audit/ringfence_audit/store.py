@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -14,12 +15,16 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from ringfence_audit import tables
+from ringfence_audit.blobs import Blobs, FileBlobs
 from ringfence_audit.database import Database
+from ringfence_audit.entries import Preparer
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.keys import Signer
+from ringfence_audit.log import Log
 from ringfence_audit.port import Transaction
+from ringfence_audit.redaction import Redactor
 from ringfence_audit.sqlite import SqliteDatabase
-from ringfence_audit.writer import Job, Writer
+from ringfence_audit.writer import Writer, seal_job, write_job
 
 T = TypeVar("T")
 
@@ -35,20 +40,48 @@ class SqlStore:
     `schema.metadata` exists.
     """
 
-    def __init__(self, database: Database, *, signer: Signer, clock: Callable[[], datetime] = system_clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        signer: Signer,
+        blobs: Blobs,
+        redactor: Redactor | None = None,
+        clock: Callable[[], datetime] = system_clock,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self.signer = signer
-        self._writer = Writer(database, clock=clock)
+        self.blobs = blobs
+        self.redactor = redactor or Redactor()
+        preparer = Preparer(self.redactor)
+        log = Log(database, signer=signer, preparer=preparer, blobs=blobs, clock=clock, ticks=ticks)
+        self._writer = Writer(log, database)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="audit-reader")
         self._writer.start()
 
     @classmethod
-    def open(cls, url: str, *, signer: Signer, clock: Callable[[], datetime] = system_clock) -> SqlStore:
-        """Open `sqlite:////absolute/path` or `postgresql://…`. Raises `LogUnavailable` where it cannot be reached."""
+    def open(
+        cls,
+        url: str,
+        *,
+        signer: Signer,
+        clock: Callable[[], datetime] = system_clock,
+        redactor: Redactor | None = None,
+        blobs: Blobs | None = None,
+    ) -> SqlStore:
+        """Open `sqlite:////absolute/path` or `postgresql://…`. Raises `LogUnavailable` where it cannot be reached.
+
+        Without `redactor` the default patterns are redacted. Without `blobs` large bodies lie in files beside a
+        SQLite file (`NAME-blobs/`), and in the database on PostgreSQL.
+        """
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise LogUnavailable(f"{parsed.get_backend_name()} cannot hold the log: give a sqlite file")
-        return cls(SqliteDatabase(Path(parsed.database)), signer=signer, clock=clock)
+        path = Path(parsed.database)
+        database = SqliteDatabase(path)
+        files = blobs or FileBlobs(path.with_name(f"{path.name}-blobs"))
+        return cls(database, signer=signer, blobs=files, redactor=redactor, clock=clock)
 
     def create_schema(self) -> None:
         """Create every missing table of `schema.metadata`. Safe to repeat and against other processes."""
@@ -56,10 +89,17 @@ class SqlStore:
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """See `port.Store.write`. A caller that is cancelled may find its transaction committed all the same."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._writer.put(Job(work, future, loop))
-        return await future
+        job = write_job(work, asyncio.get_running_loop())
+        self._writer.put(job)
+        result: T = await job.future
+        return result
+
+    async def checkpoint(self) -> str | None:
+        """Sign a checkpoint over all that is committed, and return the newest note; None while the log is empty."""
+        job = seal_job(asyncio.get_running_loop())
+        self._writer.put(job)
+        note: str | None = await job.future
+        return note
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """See `port.Store.read`."""

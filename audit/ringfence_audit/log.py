@@ -1,0 +1,267 @@
+"""The log itself: a batch of transactions becomes rows, chained entries, tiles and, when due, a signed checkpoint.
+
+One thread uses it (`writer.Writer`). It keeps the committed end of the log in memory and reads it anew whenever
+another process moved it or the session failed. Nothing here waits, retries or tells anybody.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ringfence_audit.blobs import Blobs
+from ringfence_audit.database import STORAGE_ERRORS, Appended, Database, Head, Noted, Session, StreamHead
+from ringfence_audit.entries import Prepared, Preparer, seal
+from ringfence_audit.errors import CommitUnknown, LogUnavailable
+from ringfence_audit.events import Event, Kind
+from ringfence_audit.merkle import Edge
+from ringfence_audit.notes import Checkpoint, Signs, sign_checkpoint
+
+CHECKPOINT_ENTRIES = 1_024
+CHECKPOINT_S = 1.0
+_URGENT = frozenset({Kind.RUN_CLOSED, Kind.VOTE, Kind.SETTLED, Kind.CONTROL, Kind.KEY})
+"""A run's end and each human decision are covered by a checkpoint at once."""
+_STREAMS_KEPT = 20_000
+_FATE_ATTEMPTS = 3
+_UNREAD = Head(-1, b"")
+
+
+@dataclass(slots=True)
+class Task:
+    """One transaction to be applied. Mutable: `Log.apply` leaves its result or its error here."""
+
+    # Any: the log passes results through without looking at them.
+    work: Callable[[OpenTransaction], Any]
+    result: Any = None
+    error: Exception | None = None
+
+
+class OpenTransaction:
+    """See `port.Transaction`."""
+
+    __slots__ = ("_preparer", "connection", "now", "recorded")
+
+    def __init__(self, connection: Connection, now: datetime, preparer: Preparer) -> None:
+        self.connection = connection
+        self.now = now
+        self.recorded: list[Prepared] = []
+        self._preparer = preparer
+
+    def record(self, event: Event) -> None:
+        self.recorded.append(self._preparer.prepare(event, self.now))
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    appended: Appended
+    edge: Edge
+    touched: dict[str, StreamHead]
+    is_urgent: bool
+
+
+class Log:
+    """The growing log of one database. Not safe for several threads; other processes may hold their own."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        signer: Signs,
+        preparer: Preparer,
+        blobs: Blobs,
+        clock: Callable[[], datetime],
+        ticks: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._signer = signer
+        self._preparer = preparer
+        self._blobs = blobs
+        self._clock = clock
+        self._ticks = ticks
+        self._session: Session | None = None
+        self._head = _UNREAD
+        self._edge = Edge()
+        self._streams: dict[str, StreamHead] = {}
+        self._noted: Noted | None = None
+        self._pending: Noted | None = None
+        self._signed_at = ticks()
+        self._is_urgent = False
+
+    @property
+    def has_uncovered(self) -> bool:
+        """Whether entries are committed that no stored checkpoint covers."""
+        return self._pending is not None or self._head.size > self._covered
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether one of those entries wants its checkpoint now."""
+        return self._is_urgent
+
+    @property
+    def _covered(self) -> int:
+        noted = self._pending or self._noted
+        return 0 if noted is None else noted.size
+
+    def apply(self, tasks: Sequence[Task]) -> None:
+        """Run and commit a batch. Afterwards each task has a durable result, or an error and no effect."""
+        token = secrets.token_bytes(16)
+        try:
+            session = self._begin()
+            batch = self._assemble(self._run(session, tasks), session, token)
+            session.append(batch.appended)
+        except Exception as error:  # noqa: BLE001  # the batch's boundary: every caller is told, the writer goes on
+            self._discard()
+            _fail(tasks, LogUnavailable(f"the log could not be written ({error}): nothing was done"), error)
+            return
+        try:
+            session.commit()
+        except Exception as error:  # noqa: BLE001  # as above, and what became of the commit is looked up
+            self._discard()
+            failure = self._fate(token, error)
+            if failure is not None:
+                _fail(tasks, failure, error)
+            return
+        self._committed(batch)
+
+    def seal(self) -> str | None:
+        """Store a checkpoint over all that is committed and return the newest; None while the log is empty.
+
+        Raises `LogUnavailable`; then the next batch or call tries again.
+        """
+        token = secrets.token_bytes(16)
+        try:
+            session = self._begin()
+            if self._head.size == (self._noted.size if self._noted else 0):
+                self._discard()
+                return self._noted.note if self._noted else None
+            noted = self._sign()
+            appended = Appended(self._head.size, (), (), (), Head(self._head.size, token), noted)
+            session.append(appended)
+            session.commit()
+        except STORAGE_ERRORS as error:
+            self._discard()
+            raise LogUnavailable(f"the checkpoint could not be stored: {error}") from error
+        self._committed(_Batch(appended, self._edge, {}, is_urgent=False))
+        self._is_urgent = False
+        return noted.note
+
+    def close(self) -> None:
+        self._discard()
+
+    def _begin(self) -> Session:
+        if self._session is None:
+            self._session = self._database.session()
+        head = self._session.begin()
+        if head != self._head:
+            self._reread(self._session, head)
+        return self._session
+
+    def _reread(self, session: Session, head: Head) -> None:
+        noted = session.newest_note()
+        if noted is not None and noted.size > head.size:
+            raise LogUnavailable(
+                f"the log holds {head.size} entries and a signed checkpoint over {noted.size}: it was cut back; "
+                "restore it, nothing is written until then"
+            )
+        self._edge = Edge(head.size, session.edge_rows(head.size))
+        self._streams.clear()
+        self._head, self._noted, self._pending = head, noted, None
+
+    def _run(self, session: Session, tasks: Sequence[Task]) -> list[Prepared]:
+        now = session.now()
+        recorded: list[Prepared] = []
+        for task in tasks:
+            transaction = OpenTransaction(session.connection, now or self._clock(), self._preparer)
+            session.enter()
+            try:
+                task.result = task.work(transaction)
+            except Exception as error:  # a task's boundary: its caller gets the error, the others go on
+                if session.is_storage_failure(error) or not session.undo():
+                    raise LogUnavailable(f"the database failed during a transaction: {error}") from error
+                task.error = error
+            else:
+                session.leave()
+                recorded += transaction.recorded
+        return recorded
+
+    def _assemble(self, recorded: list[Prepared], session: Session, token: bytes) -> _Batch:
+        """Chain and hash what the batch recorded; its large bodies are durable before the entries that name them."""
+        touched: dict[str, StreamHead] = {}
+        bodies: list[bytes] = []
+        leaves: list[bytes] = []
+        blobs: dict[str, bytes] = {}
+        is_urgent = False
+        for item in recorded:
+            stream = item.stream
+            head = touched.get(stream) or self._streams.get(stream) or session.stream(stream)
+            body = seal(item, head.length, head.head)
+            leaf = sha256(b"\0" + body).digest()
+            bodies.append(body)
+            leaves.append(leaf)
+            touched[stream] = StreamHead(stream, head.length + 1, leaf)
+            if item.blobs:
+                blobs.update(item.blobs)
+            if item.kind in _URGENT:
+                is_urgent = True
+        if blobs:
+            self._blobs.put(blobs, session.connection)
+        edge = self._edge.copy()
+        tiles = edge.append(leaves)
+        after = Head(edge.size, token)
+        appended = Appended(self._head.size, bodies, tiles, list(touched.values()), after, self._pending)
+        return _Batch(appended, edge, touched, is_urgent)
+
+    def _committed(self, batch: _Batch) -> None:
+        self._head, self._edge = batch.appended.head, batch.edge
+        if len(self._streams) > _STREAMS_KEPT:
+            self._streams.clear()
+        self._streams.update(batch.touched)
+        if batch.appended.note is not None:
+            self._noted, self._pending = batch.appended.note, None
+        self._is_urgent = self._is_urgent or batch.is_urgent
+        uncovered = self._head.size - self._covered
+        is_due = uncovered >= CHECKPOINT_ENTRIES or self._ticks() - self._signed_at >= CHECKPOINT_S
+        if uncovered and is_due:
+            self._pending = self._sign()
+
+    def _sign(self) -> Noted:
+        checkpoint = Checkpoint(self._signer.origin, self._edge.size, self._edge.root())
+        self._signed_at = self._ticks()
+        return Noted(checkpoint.size, sign_checkpoint(checkpoint, self._signer))
+
+    def _discard(self) -> None:
+        """Throw the session away; what was cached is read anew."""
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+        self._head = _UNREAD
+
+    def _fate(self, token: bytes, cause: Exception) -> LogUnavailable | None:
+        """After a commit that raised: None where it took effect all the same. A fresh session waits its turn among
+        the writers, so a commit still under way on a lost connection has ended before the answer is read."""
+        for _ in range(_FATE_ATTEMPTS):
+            try:
+                fresh = self._database.session()
+            except STORAGE_ERRORS:
+                continue
+            try:
+                found = fresh.begin().token == token
+            except STORAGE_ERRORS:
+                continue
+            finally:
+                fresh.close()
+            return None if found else LogUnavailable(f"the log could not be written ({cause}): nothing was done")
+        return CommitUnknown(f"storage failed during a commit and is still gone ({cause}): look before trying again")
+
+
+def _fail(tasks: Sequence[Task], failure: LogUnavailable, cause: Exception) -> None:
+    failure.__cause__ = cause
+    for task in tasks:
+        if task.error is None:
+            task.error = failure
