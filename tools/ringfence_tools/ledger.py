@@ -46,6 +46,8 @@ class CallRow:
     nonce: str
     digest: str
     sealed: Mapping[str, str]
+    sandbox: str
+    """The sandbox that the intent was written for, or "" where it needs none."""
     state: CallState
     is_read_only: bool
     escalation: EscalationId | None
@@ -77,6 +79,7 @@ def propose(
             "nonce": new_nonce(),
             "digest": "",
             "sealed": "{}",
+            "sandbox": "",
             "state": CallState.NEW.value,
             "is_read_only": int(is_read_only(proposal.tool)),
         }
@@ -155,7 +158,12 @@ _MOVE = update(calls).where(
     calls.c.revision == bindparam("in_revision"),
     calls.c.state == bindparam("in_state"),
 )
-_TO_INTENT = _MOVE.values(state=CallState.INTENT.value, digest=bindparam("to_digest"), sealed=bindparam("to_sealed"))
+_TO_INTENT = _MOVE.values(
+    state=CallState.INTENT.value,
+    digest=bindparam("to_digest"),
+    sealed=bindparam("to_sealed"),
+    sandbox=bindparam("to_sandbox"),
+)
 _TO_WAITING = _MOVE.values(
     state=CallState.WAITING.value,
     digest=bindparam("to_digest"),
@@ -174,8 +182,9 @@ class CallMoved(Exception):
     """The row is no longer where we read it: another step took it on. Read it again."""
 
 
-def to_intent(tx: Transaction, row: CallRow, *, digest: str, sealed: Mapping[str, str]) -> None:
-    _apply(tx, _TO_INTENT, row, {"to_digest": digest, "to_sealed": json.dumps(dict(sealed))})
+def to_intent(tx: Transaction, row: CallRow, *, digest: str, sealed: Mapping[str, str], sandbox: str) -> None:
+    values = {"to_digest": digest, "to_sealed": json.dumps(dict(sealed)), "to_sandbox": sandbox}
+    _apply(tx, _TO_INTENT, row, values)
 
 
 def to_waiting(
@@ -248,6 +257,7 @@ def _call_row(row: Row[tuple[object, ...]]) -> CallRow:
         nonce=row.nonce,
         digest=row.digest,
         sealed=json.loads(row.sealed),
+        sandbox=row.sandbox,
         state=CallState(row.state),
         is_read_only=bool(row.is_read_only),
         escalation=None if row.escalation is None else EscalationId(row.escalation),

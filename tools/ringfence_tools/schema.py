@@ -23,6 +23,7 @@ calls = Table(
     Column("nonce", Text, nullable=False),
     Column("digest", Text, nullable=False, default=""),
     Column("sealed", Text, nullable=False, default="{}"),
+    Column("sandbox", Text, nullable=False, default=""),
     Column("state", Text, nullable=False),
     Column("is_read_only", Integer, nullable=False),
     Column("escalation", BigInteger),

@@ -1,0 +1,140 @@
+"""Who may leave a sandbox: refused unless policy or a live grant says so, and never without an entry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from ringfence_audit import tables
+from ringfence_audit.errors import LogUnavailable
+from ringfence_audit.store import SqlStore
+from ringfence_sandbox.contract import EgressRequest, SandboxId
+from ringfence_tools import grants
+from ringfence_tools.calls import Access, Effect, EscalationId, Family, GrantId, RunId
+from ringfence_tools.clock import micros
+from ringfence_tools.egress import REPEAT_S, RunEgress, is_listed
+from ringfence_tools.profile_model import Credential, Network
+from tests.fakes.policy import FakePolicy
+from tests.integration.tools.conftest import Clock
+
+RUN = RunId("run-1")
+REQUEST = EgressRequest(SandboxId("rf-run-1"), "c1", "index.example", 443, "CONNECT")
+ASKS = FakePolicy({"index.example:443": Effect.ESCALATE})
+
+
+def egress(store: SqlStore, policy: FakePolicy, *, network: Network | None = None, clock: Clock) -> RunEgress:
+    return RunEgress(
+        store=store,
+        policy=policy,
+        network=network or Network(),
+        run=RUN,
+        on_behalf_of="ana",
+        secret={"env:INDEX_TOKEN": "t0p-secret"}.get,
+        monotonic=lambda: clock.now.timestamp(),
+    )
+
+
+async def entries(store: SqlStore) -> list[dict[str, object]]:
+    query = tables.entries.select().order_by(tables.entries.c.position)
+    rows = await store.read(lambda connection: connection.execute(query).all())
+    return [orjson.loads(row.entry)["event"] for row in rows]
+
+
+async def grant(store: SqlStore, clock: Clock, *, uses: int | None = None) -> GrantId:
+    return await store.write(
+        lambda tx: grants.give(
+            tx,
+            run=RUN,
+            call="",
+            tool="request_access",
+            accesses=(Access(Family.NETWORK, "index.example:443", {"method": "CONNECT"}),),
+            width="task",
+            uses=uses,
+            expires_at=micros(clock.now) + 60_000_000,
+            given_by="person:ana",
+            escalation=EscalationId(1),
+        )
+    )
+
+
+async def test_an_unlisted_host_is_refused_with_a_way_to_ask(store: SqlStore, clock: Clock) -> None:
+    verdict = await egress(store, ASKS, clock=clock).admit(REQUEST)
+    assert not verdict.is_allowed
+    assert "request_access" in verdict.instead
+    assert "index.example:443" in verdict.instead
+    assert [event["kind"] for event in await entries(store)] == ["egress.refused"]
+
+
+async def test_a_flood_of_refusals_does_not_flood_the_log(store: SqlStore, clock: Clock) -> None:
+    keeper = egress(store, ASKS, clock=clock)
+    for _ in range(50):
+        assert not (await keeper.admit(REQUEST)).is_allowed
+    clock.pass_time(REPEAT_S + 1)
+    await keeper.admit(REQUEST)
+    first, second = await entries(store)
+    assert (first["data"]["repeats_before"], second["data"]["repeats_before"]) == (0, 49)  # type: ignore[index]
+
+
+async def test_a_forbidden_host_is_refused_although_granted(store: SqlStore, clock: Clock) -> None:
+    await grant(store, clock)
+    policy = FakePolicy({"index.example:443": Effect.FORBID})
+    assert not (await egress(store, policy, clock=clock).admit(REQUEST)).is_allowed
+
+
+async def test_a_grant_opens_until_it_expires_or_is_revoked(store: SqlStore, clock: Clock) -> None:
+    keeper = egress(store, ASKS, clock=clock)
+    given = await grant(store, clock)
+    assert (await keeper.admit(REQUEST)).is_allowed
+    await store.write(lambda tx: grants.revoke(tx, given, by="person:ana"))
+    assert not (await keeper.admit(REQUEST)).is_allowed
+    await grant(store, clock)
+    clock.pass_time(61)
+    assert not (await keeper.admit(REQUEST)).is_allowed
+
+
+async def test_a_grant_for_one_use_opens_once(store: SqlStore, clock: Clock) -> None:
+    keeper = egress(store, ASKS, clock=clock)
+    await grant(store, clock, uses=1)
+    assert [(await keeper.admit(REQUEST)).is_allowed for _ in range(2)] == [True, False]
+
+
+async def test_without_the_log_the_answer_is_an_error_not_a_yes(store: SqlStore, clock: Clock) -> None:
+    keeper = egress(store, FakePolicy(), clock=clock)
+    store.close()
+    with pytest.raises(LogUnavailable):
+        await keeper.admit(REQUEST)
+
+
+async def test_a_credential_is_added_only_to_an_opened_request_and_never_logged(store: SqlStore, clock: Clock) -> None:
+    credential = Credential.model_validate({"host": "index.example", "from": "env:INDEX_TOKEN"})
+    keeper = egress(store, FakePolicy(), network=Network(credentials=(credential,)), clock=clock)
+    tunnel = await keeper.admit(REQUEST)
+    assert (tunnel.ends_tls, dict(tunnel.headers)) == (True, {})
+    inner = await keeper.admit(replace(REQUEST, method="GET", path="/simple/"))
+    assert dict(inner.headers) == {"Authorization": "t0p-secret"}
+    assert "t0p-secret" not in str(await entries(store))
+
+
+async def test_a_credential_that_is_not_set_refuses(store: SqlStore, clock: Clock) -> None:
+    credential = Credential.model_validate({"host": "index.example", "from": "env:MISSING"})
+    keeper = egress(store, FakePolicy(), network=Network(credentials=(credential,)), clock=clock)
+    assert not (await keeper.admit(replace(REQUEST, method="GET"))).is_allowed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "host", "port", "expected"),
+    [
+        ("index.example", "index.example", 443, True),
+        ("index.example:8443", "index.example", 443, False),
+        ("*.example", "a.b.example", 443, True),
+        ("*.example", "example", 443, False),
+        ("*.example", "notexample", 443, False),
+        ("*", "anything.example", 1, True),
+        ("[2001:db8::1]:443", "2001:db8::1", 443, True),
+        ("[2001:db8::1]", "2001:db8::1", 80, True),
+    ],
+)
+def test_patterns_name_whole_labels(pattern: str, host: str, port: int, expected: bool) -> None:
+    assert is_listed((pattern,), host, port) is expected

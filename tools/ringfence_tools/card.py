@@ -1,0 +1,215 @@
+"""The card: what a reviewer sees of one escalation. Pure; plain JSON in the table, safe text on a terminal.
+
+The bytes under RUNS are those that the action digest covers. Everything else on the card says what they would touch,
+why they were stopped, and what is odd about them; each finding locks approval until a person has opened it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from ringfence_audit.events import JsonValue
+from ringfence_sandbox.contract import WORKSPACE, ChangedFile
+from ringfence_tools.calls import Access, Decision, Family, Terms
+from ringfence_tools.card_text import shorten, visible, visible_lines
+from ringfence_tools.findings import Evidence, Finding, age_words, findings
+from ringfence_tools.shell_reading import ShellReading, read_shell
+
+RUNS_LINES = 200
+"""Lines of RUNS on the card; what is beyond is counted, and is a finding by its length."""
+WORDS_LIMIT = 600
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """What the gate knows of a call when it opens an escalation. Text of agents and repositories is hostile."""
+
+    tool: str
+    arguments: Mapping[str, JsonValue]
+    accesses: tuple[Access, ...]
+    decision: Decision
+    sealed: Mapping[str, str] = field(default_factory=dict)
+    digest: str = ""
+    task: str = ""
+    repository: str = ""
+    commit: str = ""
+    person: str = ""
+    profile: str = ""
+    agent_says: str = ""
+    alike: int = 0
+    alike_approved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """All lines are safe to show. `runs` are the lines of the exact text, `runs_bytes` its length in UTF-8."""
+
+    headline: str
+    needs: str
+    runs: tuple[str, ...]
+    runs_lines: int
+    runs_bytes: int
+    opens: tuple[str, ...]
+    sends: str
+    why: str
+    task: str
+    agent_says: str
+    before: str
+    digest: str
+    grant: str
+    """What approving for the task would open, or "" where only *once* is offered."""
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The form in which it is stored."""
+        found: list[JsonValue] = [
+            {"code": one.code.value, "summary": one.summary, "details": list(one.details)} for one in self.findings
+        ]
+        return {
+            "headline": self.headline,
+            "needs": self.needs,
+            "runs": list(self.runs),
+            "runs_lines": self.runs_lines,
+            "runs_bytes": self.runs_bytes,
+            "opens": list(self.opens),
+            "sends": self.sends,
+            "why": self.why,
+            "task": self.task,
+            "agent_says": self.agent_says,
+            "before": self.before,
+            "digest": self.digest,
+            "grant": self.grant,
+            "findings": found,
+        }
+
+
+def build_card(facts: CardFacts) -> Card:
+    """Never raises on hostile text; never believes what the agent says of its own call."""
+    reading = _reading(facts)
+    text = exact_text(facts.tool, facts.arguments)
+    lines = visible_lines(text)
+    changed = [
+        ChangedFile(str(PurePosixPath(path).relative_to(WORKSPACE)), "modified", sha256)
+        for path, sha256 in facts.sealed.items()
+        if PurePosixPath(path).is_relative_to(WORKSPACE)
+    ]
+    found = findings(Evidence(facts.arguments, facts.accesses, reading, changed))
+    terms = facts.decision.terms or Terms()
+    return Card(
+        headline=_headline(facts),
+        needs=needs_of(terms),
+        runs=tuple(lines[:RUNS_LINES])
+        + ((f"… {len(lines) - RUNS_LINES} more lines",) if len(lines) > RUNS_LINES else ()),
+        runs_lines=len(lines),
+        runs_bytes=len(text.encode()),
+        opens=tuple(_opens(access) for access in facts.decision.escalating),
+        sends=_sends(facts.accesses),
+        why=shorten(f"{', '.join(map(visible, facts.decision.rules))} ({visible(facts.profile)})", WORDS_LIMIT),
+        task=_task(facts),
+        agent_says=shorten(visible(facts.agent_says.strip(), is_exact=False), WORDS_LIMIT),
+        before=f"{facts.alike} alike this month: {facts.alike_approved} approved" if facts.alike else "none alike",
+        digest=facts.digest,
+        grant="" if found or terms.widest_grant == "once" else _grant(facts.decision.escalating, terms),
+        findings=found,
+    )
+
+
+def exact_text(tool: str, arguments: Mapping[str, JsonValue]) -> str:
+    """What stands under RUNS: a command as it is, anything else as its canonical arguments, name by name."""
+    command = arguments.get("command")
+    others = {name: value for name, value in arguments.items() if name != "command"}
+    if tool == "shell" and isinstance(command, str):
+        return command
+    body = others if command is None else dict(arguments)
+    return f"{tool} " + json.dumps(body, ensure_ascii=False, sort_keys=True)
+
+
+def needs_of(terms: Terms) -> str:
+    """`1 owner`, `team-lead AND security`, `anyone`."""
+    parts = [" AND ".join(terms.all_of)] if terms.all_of else []
+    if terms.any_of:
+        parts.append("1 " + " or ".join(terms.any_of))
+    said = " AND ".join(parts) or "anyone"
+    return said + (" · not the requester" if terms.four_eyes else "")
+
+
+def render_text(card: Mapping[str, JsonValue], *, identity: str, expires_in_s: int) -> str:
+    """The card as plain text in the form that terminals show. `card` is `Card.to_json()`; all of it is safe already."""
+    found = _mappings(card.get("findings"))
+    out = [f"{identity}  {card['headline']}     needs {card['needs']} · denies in {age_words(expires_in_s)}"]
+    if found:
+        out.append(f"! {len(found)} findings: open each (1-{len(found)}) before [a] unlocks")
+    out.append(f"RUNS (exact, {_count(card['runs_lines'], 'line')}, {_count(card['runs_bytes'], 'byte')})")
+    out += [f"{number:>2}| {line}" for number, line in enumerate(_strings(card["runs"]), 1)]
+    out += [f"{number} {one['code']:<7}{one['summary']}" for number, one in enumerate(found, 1)]
+    out += [f"OPENS   {line}" for line in _strings(card["opens"])]
+    out += [
+        f"SENDS   {card['sends']}",
+        f"WHY     {card['why']}",
+        f"TASK    {card['task']}",
+        f'AGENT SAYS (untrusted) "{card["agent_says"]}"',
+        f"BEFORE  {card['before']}",
+    ]
+    grant = f"  [g] {card['grant']}" if card["grant"] else ""
+    out.append(
+        "[d] deny  [D] deny and stop run  [e] edit  [a] locked" if found else f"[a] once{grant}  [e] edit  [d] deny"
+    )
+    return "\n".join(out)
+
+
+def _reading(facts: CardFacts) -> ShellReading | None:
+    command = facts.arguments.get("command")
+    return read_shell(command) if facts.tool == "shell" and isinstance(command, str) else None
+
+
+def _headline(facts: CardFacts) -> str:
+    families = sorted({access.family.value.upper() for access in facts.decision.escalating}) or [facts.tool.upper()]
+    if Family.NETWORK not in {access.family for access in facts.decision.escalating}:
+        return " + ".join(map(visible, families))
+    sends = any(access.attributes.get("sends") for access in facts.decision.escalating)
+    return " + ".join(families) + (" · UPLOAD" if sends else " · read only")
+
+
+def _opens(access: Access) -> str:
+    method = access.attributes.get("method", "")
+    if access.family is Family.NETWORK:
+        tunnel = " · unopened: may send anything to anyone there" if _is_tunnel(access) else ""
+        return shorten(f"{visible(access.resource)} {visible(str(method))} · no credential{tunnel}", WORDS_LIMIT)
+    write = " (write)" if access.attributes.get("write") else ""
+    return shorten(f"{access.family.value} {visible(access.resource)}{write}", WORDS_LIMIT)
+
+
+def _is_tunnel(access: Access) -> bool:
+    return not access.resource.endswith(":80")
+
+
+def _sends(accesses: Sequence[Access]) -> str:
+    names = [access.resource for access in accesses if access.attributes.get("sends")]
+    return shorten("to " + ", ".join(map(visible, names)), WORDS_LIMIT) if names else "nothing that the call names"
+
+
+def _task(facts: CardFacts) -> str:
+    where = f"{visible(facts.repository)}@{visible(facts.commit[:6])}" if facts.repository else "no repository"
+    text = shorten(visible(facts.task, is_exact=False), WORDS_LIMIT)
+    return f'"{text}" · {where} · for {visible(facts.person)}'
+
+
+def _grant(escalating: Sequence[Access], terms: Terms) -> str:
+    what = shorten(", ".join(visible(access.resource) for access in escalating), 200)
+    return f"{what}, this task, {age_words(terms.ttl_s)}"
+
+
+def _mappings(value: JsonValue) -> list[Mapping[str, JsonValue]]:
+    items = value if isinstance(value, Sequence) and not isinstance(value, str) else []
+    return [item for item in items if isinstance(item, Mapping)]
+
+
+def _strings(value: JsonValue) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else []
+
+
+def _count(number: JsonValue, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")

@@ -1,0 +1,61 @@
+"""The action digest: what an approval is bound to.
+
+SHA-256 over the canonical JSON (RFC 8785) of agent, on-behalf-of, tool, tool schema hash, arguments, resources and a
+random nonce (without it the digest would be an oracle for short secrets among the arguments). Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import rfc8785
+
+from ringfence_audit.events import JsonValue
+from ringfence_tools.calls import Access
+
+
+def access_json(access: Access) -> dict[str, JsonValue]:
+    """An access as plain JSON, the form that digest, log and tables share."""
+    attributes: dict[str, JsonValue] = dict(access.attributes)
+    return {"family": access.family.value, "resource": access.resource, "attributes": attributes}
+
+
+def action_digest(
+    *,
+    agent: str,
+    on_behalf_of: str,
+    tool: str,
+    schema_digest: str,
+    arguments: Mapping[str, JsonValue],
+    accesses: Sequence[Access],
+    sealed: Mapping[str, str],
+    nonce: str,
+) -> str:
+    """64 hex characters. `sealed` maps each file that the call may execute to its SHA-256."""
+    resources = [access_json(access) for access in accesses]
+    files = [{"path": path, "sha256": sha256} for path, sha256 in sorted(sealed.items())]
+    return hashlib.sha256(
+        rfc8785.dumps(
+            {
+                "agent": agent,
+                "on_behalf_of": on_behalf_of,
+                "tool": tool,
+                "tool_schema": schema_digest,
+                "arguments": dict(arguments),
+                "resources": [*resources, *files],
+                "nonce": nonce,
+            }
+        )
+    ).hexdigest()
+
+
+def call_nonce(nonce: str) -> str:
+    """The nonce that may be seen inside the sandbox, as part of the call id; the digest's nonce may not."""
+    return hashlib.sha256(b"call-id\0" + nonce.encode()).hexdigest()[:24]
+
+
+def matter(tool: str, accesses: Sequence[Access]) -> str:
+    """What an escalation is about, whoever asks and when: identical open requests share one card."""
+    rows = sorted(rfc8785.dumps(access_json(access)).decode() for access in accesses)
+    return hashlib.sha256(rfc8785.dumps({"tool": tool, "accesses": rows})).hexdigest()

@@ -1,0 +1,164 @@
+"""Who may leave a sandbox: the answer that the egress proxy gets for each connection.
+
+The proxy (in the sandbox room) asks before it resolves a name or connects. Here policy decides, a grant answers an
+*escalate*, and the opening entry is durable before the proxy goes on. Credentials are looked up here, outside every
+sandbox, and only for the hosts that the profile names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ringfence_audit.events import Event, JsonValue, Kind
+from ringfence_audit.port import Store, Transaction
+from ringfence_sandbox.contract import EgressRequest, EgressVerdict
+from ringfence_tools import grants
+from ringfence_tools.calls import Access, Decision, Effect, Family, RunId
+from ringfence_tools.gate_context import Decider
+from ringfence_tools.hosts import resource_of
+from ringfence_tools.profile_model import Credential, Network
+
+SENDING = frozenset({"PUT", "POST", "PATCH", "DELETE"})
+REPEAT_S = 10.0
+REMEMBERED = 10_000
+ASK = 'Ask for it with request_access {"kind": "host", "resource": "HOST:PORT", "reason": "…"}; a person may grant it.'
+
+
+@dataclass(slots=True)
+class _Refused:
+    """How often the same refusal came since it was last written: a flood of attempts must not flood the log."""
+
+    written_at: float
+    since: int = 0
+
+
+@dataclass(slots=True)
+class RunEgress:
+    """The gatekeeper of one run's sandbox. `secret` gives the value that a credential's `from` names, or None."""
+
+    store: Store
+    policy: Decider
+    network: Network
+    run: RunId
+    on_behalf_of: str
+    secret: Callable[[str], str | None]
+    monotonic: Callable[[], float] = time.monotonic
+    _refused: dict[tuple[str, int, str], _Refused] = field(default_factory=dict)
+
+    async def admit(self, request: EgressRequest) -> EgressVerdict:
+        """Decide, and return once the entry is durable. Whatever is raised here means refusal to the proxy."""
+        access = access_of(request)
+        decided = self.policy.decide("egress", (access,))
+        credential = self._credential(request)
+        ends_tls = credential is not None and request.method == "CONNECT"
+        headers = {} if credential is None or ends_tls else self._headers(credential)
+        if headers is None:
+            return await self._refuse(request, decided, rule="credential-missing", instead="Tell a platform engineer.")
+
+        def work(tx: Transaction) -> tuple[bool, Sequence[str]]:
+            taken: Sequence[str] = ()
+            if decided.effect is Effect.ESCALATE:
+                found = grants.take(tx, self.run, (access,), call=None)
+                if found is None:
+                    return False, ()
+                taken = found
+            elif decided.effect is Effect.FORBID:
+                return False, ()
+            data = self._data(request, decided) | {"grants": list(taken), "credential": bool(headers)}
+            tx.record(Event(Kind.EGRESS_OPENED, f"agent:{self.run}", data, self.run, "", self._person))
+            return True, taken
+
+        is_open, taken = await self.store.write(work)
+        if not is_open:
+            return await self._refuse(request, decided, rule=decided.rules[0] if decided.rules else "unmatched")
+        return EgressVerdict(
+            is_allowed=True,
+            rule=taken[0] if taken else (decided.rules[0] if decided.rules else "unmatched"),
+            is_private_allowed=is_listed(self.network.private, request.host, request.port),
+            ends_tls=ends_tls,
+            headers=headers,
+        )
+
+    async def closed(self, request: EgressRequest, *, sent_bytes: int, received_bytes: int, duration_ms: int) -> None:
+        """Record how much went each way."""
+        data: dict[str, JsonValue] = {
+            "connection": request.id,
+            "host": request.host,
+            "port": request.port,
+            "sent_bytes": sent_bytes,
+            "received_bytes": received_bytes,
+            "duration_ms": duration_ms,
+        }
+        event = Event(Kind.EGRESS_CLOSED, f"agent:{self.run}", data, self.run, "", self._person)
+        await self.store.write(lambda tx: tx.record(event))
+
+    @property
+    def _person(self) -> str:
+        return f"person:{self.on_behalf_of}"
+
+    async def _refuse(
+        self, request: EgressRequest, decided: Decision, *, rule: str, instead: str = ""
+    ) -> EgressVerdict:
+        key = (request.host, request.port, request.method)
+        seen = self._refused.get(key)
+        now = self.monotonic()
+        if seen is not None and now - seen.written_at < REPEAT_S:
+            seen.since += 1
+        else:
+            repeats = seen.since if seen else 0
+            data = self._data(request, decided) | {"rule": rule, "repeats_before": repeats}
+            event = Event(Kind.EGRESS_REFUSED, f"agent:{self.run}", data, self.run, "", self._person)
+            await self.store.write(lambda tx: tx.record(event))
+            if len(self._refused) >= REMEMBERED:
+                self._refused.clear()
+            self._refused[key] = _Refused(now)
+        is_askable = decided.effect is Effect.ESCALATE
+        ask = ASK.replace("HOST:PORT", resource_of(request.host, request.port)) if is_askable else ""
+        said = " ".join(part for part in (decided.instead, ask) if part)
+        return EgressVerdict(is_allowed=False, rule=rule, instead=instead or said)
+
+    def _data(self, request: EgressRequest, decided: Decision) -> dict[str, JsonValue]:
+        return {
+            "connection": request.id,
+            "host": request.host,
+            "port": request.port,
+            "method": request.method,
+            "path": request.path,
+            "effect": decided.effect.value,
+            "rules": list(decided.rules),
+            "policy_version": decided.policy_version,
+        }
+
+    def _credential(self, request: EgressRequest) -> Credential | None:
+        named = (found for found in self.network.credentials if is_listed((found.host,), request.host, request.port))
+        return next(named, None)
+
+    def _headers(self, credential: Credential) -> Mapping[str, str] | None:
+        value = self.secret(credential.source)
+        return None if not value else {credential.header: value}
+
+
+def access_of(request: EgressRequest) -> Access:
+    """The access that a connection comes down to."""
+    attributes: dict[str, str | int | bool] = {"method": request.method, "sends": request.method in SENDING}
+    if request.path:
+        attributes["path"] = request.path
+    return Access(Family.NETWORK, resource_of(request.host, request.port), attributes)
+
+
+def is_listed(patterns: Sequence[str], host: str, port: int) -> bool:
+    """Whether a pattern of a profile (`host`, `*.domain`, `*`, each with an optional port) names this place."""
+    return any(_matches(pattern, host, port) for pattern in patterns)
+
+
+def _matches(pattern: str, host: str, port: int) -> bool:
+    name, colon, wanted = pattern.rpartition(":")
+    has_port = bool(colon) and wanted.isdigit() and (name.endswith("]") or ":" not in name)
+    name = (name if has_port else pattern).strip("[]")
+    if has_port and int(wanted) != port:
+        return False
+    if name == "*":
+        return True
+    return host.endswith(name[1:]) and host != name[2:] if name.startswith("*.") else host == name
