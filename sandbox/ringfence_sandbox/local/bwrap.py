@@ -1,0 +1,111 @@
+"""The bubblewrap command line of a sandbox. Pure: paths in, arguments out.
+
+Kept in mind here (issues met, not theory): bubblewrap keeps root's capabilities unless told; without --proc the host's
+/proc shows; `/`, `/dev` and a tmpfs without a size are writable and as large as half the memory; a mount point below a
+directory that the sandbox can write invites a symbolic link in its place (GHSA-pxhw-h44j-8pfx), so there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ringfence_sandbox.contract import WORKSPACE, Limits, Mount
+from ringfence_sandbox.local.system_tree import SystemTree
+
+UID = 1000
+HOME = "/home/agent"
+RUN = "/run/ringfence"
+STATE = f"{RUN}/state"
+OUTPUT = f"{RUN}/output"
+ARTIFACT = f"{RUN}/inside.zip"
+HIDDEN_IN_PROC = ("kallsyms", "kcore", "keys", "key-users", "timer_list", "cmdline", "sched_debug", "config.gz")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The sandbox's own files on the host, as bubblewrap's user can reach them."""
+
+    workspace: Path
+    home: Path
+    state: Path
+    output: Path
+    artifact: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Which switches bubblewrap gets beside the mounts. All on, but where a test removes one to see its probe fail."""
+
+    has_network_namespace: bool = True
+    has_pid_namespace: bool = True
+    has_ipc_namespace: bool = True
+    drops_capabilities: bool = True
+    disables_userns: bool = True
+    is_root_readonly: bool = True
+    hides_host: bool = True
+
+
+def arguments(
+    tree: SystemTree,
+    mounts: Sequence[Mount],
+    places: Places,
+    limits: Limits,
+    *,
+    seccomp_fd: int | None,
+    fence: Fence,
+    proc_names: frozenset[str],
+) -> list[str]:
+    """Everything after `bwrap` and before the command. Sources must already be reachable by its user."""
+    words = ["--unshare-user", "--uid", str(UID), "--gid", str(UID), "--unshare-uts", "--hostname", "sandbox"]
+    words += ["--unshare-cgroup-try", "--as-pid-1", "--new-session", "--clearenv", "--chdir", "/"]
+    words += _switch(fence.has_network_namespace, "--unshare-net")
+    words += _switch(fence.has_pid_namespace, "--unshare-pid")
+    words += _switch(fence.has_ipc_namespace, "--unshare-ipc")
+    words += _switch(fence.drops_capabilities, "--cap-drop", "ALL")
+    words += _switch(fence.disables_userns, "--disable-userns")
+    if seccomp_fd is not None:
+        words += ["--seccomp", str(seccomp_fd)]
+    early = [mount for mount in mounts if not _is_below_scratch(mount)]
+    words += _root(tree, early, fence)
+    words += _kernel_files(limits, proc_names)
+    words += ["--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"]  # noqa: S108 - inside
+    words += ["--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", "/var/tmp"]  # noqa: S108 - inside
+    # Trees of the host below /tmp stand on the fresh tmpfs, which nothing inside has written yet.
+    for mount in mounts:
+        words += _switch(_is_below_scratch(mount), "--ro-bind", str(mount.source), str(mount.target))
+    words += ["--bind", str(places.workspace), str(WORKSPACE), "--bind", str(places.home), HOME]
+    words += ["--bind", str(places.state), STATE, "--ro-bind", str(places.output), OUTPUT]
+    words += ["--ro-bind", str(places.artifact), ARTIFACT]
+    words += _switch(fence.is_root_readonly, "--remount-ro", "/")
+    return words
+
+
+def _is_below_scratch(mount: Mount) -> bool:
+    return any(mount.target.is_relative_to(scratch) for scratch in ("/tmp", "/var/tmp"))  # noqa: S108 - inside
+
+
+def _switch(is_on: bool, *words: str) -> Sequence[str]:
+    return words if is_on else ()
+
+
+def _root(tree: SystemTree, mounts: Sequence[Mount], fence: Fence) -> list[str]:
+    words: list[str] = []
+    if not fence.hides_host:
+        words += ["--ro-bind", "/", "/host"]
+    for mount in (*tree.mounts, *mounts):
+        words += ["--ro-bind", str(mount.source), str(mount.target)]
+    for target, path in tree.links:
+        words += ["--symlink", target, path]
+    return words
+
+
+def _kernel_files(limits: Limits, proc_names: frozenset[str]) -> list[str]:
+    words = ["--proc", "/proc"]
+    for name in HIDDEN_IN_PROC:
+        if name in proc_names:
+            words += ["--ro-bind", "/dev/null", f"/proc/{name}"]
+    words += ["--dev", "/dev", "--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108
+    words += ["--remount-ro", "/dev"]
+    return words

@@ -1,0 +1,98 @@
+"""Which system calls exist inside a sandbox: a BPF program for the kernel, made once per process of the backend.
+
+An allow-list in effect: every call that the tables of `seccompy` know is allowed but for those named here, and a number
+that they do not know (a newer kernel's call, the x32 form) does not exist. Argument rules compare the low 32 bits where
+the kernel reads an int, since the upper ones are the caller's to choose. Foreign architectures kill.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+
+from seccompy import Action, ArgCmp, CmpOp, Filter, syscall_nr, syscalls
+
+ABSENT = (
+    # Programs fall back where these are not there; a refusal would be an error to them.
+    "clone3",  # its flags lie in memory, where no filter sees them: glibc falls back to clone
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
+    "userfaultfd",
+    "memfd_secret",
+    "map_shadow_stack",
+)
+REFUSED = (
+    "acct", "add_key", "adjtimex", "bpf", "chroot", "clock_adjtime", "clock_settime", "create_module",
+    "delete_module", "fanotify_init", "fanotify_mark", "finit_module", "fsconfig", "fsmount", "fsopen", "fspick",
+    "get_kernel_syms", "init_module", "ioperm", "iopl", "kcmp", "kexec_file_load", "kexec_load", "keyctl",
+    "listmount", "listns", "lookup_dcookie", "mbind", "migrate_pages", "mount", "mount_setattr", "move_mount",
+    "move_pages", "name_to_handle_at", "nfsservctl", "open_by_handle_at", "open_tree", "open_tree_attr",
+    "perf_event_open", "pidfd_getfd", "pivot_root", "process_madvise", "process_vm_readv", "process_vm_writev",
+    "ptrace", "query_module", "quotactl", "quotactl_fd", "reboot", "request_key", "set_mempolicy",
+    "set_mempolicy_home_node", "setdomainname", "sethostname", "setns", "settimeofday", "statmount", "stime",
+    "swapoff", "swapon", "syslog", "sysfs", "_sysctl", "umount", "umount2", "uprobe", "uretprobe", "uselib",
+    "ustat", "vhangup", "vm86", "vm86old",
+)  # fmt: skip
+NEW_NAMESPACES = 0x7E020000
+NEW_TIME_NAMESPACE = 0x80
+LOW = 0xFFFFFFFF
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+STREAM, DGRAM, RAW, SEQPACKET = 1, 2, 3, 5
+TCP, UDP, NETLINK_ROUTE = 6, 17, 0
+TYPE_MASK = 0xF
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xFFFFFFFF)
+RULED = ("clone", "unshare", "socket", "socketpair", "ioctl", "personality")
+
+
+def program() -> bytes:
+    """The filter as packed `struct sock_filter`, for `bwrap --seccomp FD`. Raises OSError on an unknown machine."""
+    rules = Filter(default=Action.ERRNO | errno.ENOSYS)
+    kept_away = {*ABSENT, *REFUSED, *RULED}
+    for name in _known():
+        if name not in kept_away:
+            rules.allow(name)
+    for name in REFUSED:
+        if name in _known():
+            rules.errno(name, errno.EPERM)
+    _namespaces(rules)
+    _sockets(rules)
+    for request in (TIOCSTI, TIOCLINUX):
+        rules.errno("ioctl", errno.EPERM, args=[_low(1, request)])
+    rules.allow("ioctl")
+    for value in PERSONALITIES:
+        rules.allow("personality", args=[_low(0, value)])
+    rules.errno("personality", errno.EPERM)
+    return rules.program
+
+
+def _known() -> Iterable[str]:
+    table = syscalls.X86_64_SYSCALLS if syscall_nr("read") == 0 else syscalls.AARCH64_SYSCALLS
+    return table.keys()
+
+
+def _low(index: int, value: int, mask: int = LOW) -> ArgCmp:
+    return ArgCmp(index, CmpOp.MASKED_EQ, value, mask)
+
+
+def _namespaces(rules: Filter) -> None:
+    rules.allow("clone", args=[_low(0, 0, NEW_NAMESPACES)])
+    rules.errno("clone", errno.EPERM)
+    rules.allow("unshare", args=[_low(0, 0, NEW_NAMESPACES | NEW_TIME_NAMESPACE)])
+    rules.errno("unshare", errno.EPERM)
+
+
+def _sockets(rules: Filter) -> None:
+    for kind in (STREAM, DGRAM, SEQPACKET):
+        rules.allow("socket", args=[_low(0, AF_UNIX), _low(1, kind, TYPE_MASK)])
+        rules.allow("socketpair", args=[_low(0, AF_UNIX), _low(1, kind, TYPE_MASK)])
+    for family in (AF_INET, AF_INET6):
+        for kind, protocol in ((STREAM, 0), (STREAM, TCP), (DGRAM, 0), (DGRAM, UDP)):
+            rules.allow("socket", args=[_low(0, family), _low(1, kind, TYPE_MASK), _low(2, protocol)])
+        rules.errno("socket", errno.EPROTONOSUPPORT, args=[_low(0, family)])
+    for kind in (RAW, DGRAM):
+        # Reading routes and addresses, which getaddrinfo does; every other netlink family configures something.
+        rules.allow("socket", args=[_low(0, AF_NETLINK), _low(1, kind, TYPE_MASK), _low(2, NETLINK_ROUTE)])
+    rules.errno("socket", errno.EAFNOSUPPORT)
+    rules.errno("socketpair", errno.EAFNOSUPPORT)
