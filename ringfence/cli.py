@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ringfence.commands import grants, runs
+from ringfence.commands import audit, deliver, demo, doctor, grants, profile, review, run, runs, stop
 
 app = typer.Typer(
     name="ringfence",
@@ -21,8 +21,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+runs.group.command()(run.resume)
+app.command()(run.run)
 app.add_typer(runs.group, name="runs")
+app.add_typer(review.group, name="review")
+app.command()(deliver.deliver)
+app.add_typer(audit.group, name="audit")
+app.add_typer(profile.group, name="profile")
 app.add_typer(grants.group, name="grants")
+app.command()(stop.stop)
+app.command()(doctor.doctor)
+app.command()(demo.demo)
 
 
 def _show_version(is_asked: bool) -> None:

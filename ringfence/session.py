@@ -13,9 +13,9 @@ from sqlalchemy import Connection
 
 from ringfence.directory import LocalDirectory, current_user
 from ringfence.errors import Mistake
+from ringfence.local_store import open_store
 from ringfence.render import Output, make_output
 from ringfence.settings import Settings, load_settings
-from ringfence.wiring import open_store
 from ringfence_audit.port import Transaction
 from ringfence_audit.store import SqlStore
 from ringfence_tools.clock import micros

@@ -1,23 +1,148 @@
-"""The one place where the rooms are put together: store, directory, policy, gate, toolbox, model, sandbox, runner."""
+"""The one place where the rooms are put together: policy, gate, toolbox, model, sandbox, runner.
+
+The store alone is opened in `local_store`, since most commands need nothing else and should not pay for more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path, PurePosixPath
 
-# Imported for their tables: every room's schema must be known before `create_schema`.
-import ringfence_agents.schema  # noqa: F401
-import ringfence_tools.schema  # noqa: F401
-from ringfence.settings import LOG_ORIGIN, Settings, make_home
-from ringfence_audit.keys import Signer
+from ringfence import models
+from ringfence.directory import LocalDirectory
+from ringfence.errors import Mistake
+from ringfence.settings import Settings
+from ringfence_agents.model import Model
+from ringfence_agents.ports import Equipment
+from ringfence_agents.runner import Runner
+from ringfence_agents.runs import RunRecord
 from ringfence_audit.store import SqlStore
+from ringfence_sandbox.contract import Backend, Bundle, Limits, Mount, SandboxId, SandboxSpec
+from ringfence_sandbox.local.backend import LocalBackend
+from ringfence_sandbox.local.host_tree import toolchain_mounts
+from ringfence_tools.builtin.toolset import builtin_toolbox
+from ringfence_tools.egress import RunEgress
+from ringfence_tools.gate import Gate
+from ringfence_tools.policy import Policy
+from ringfence_tools.profile import Profile, parse_profile
+from ringfence_tools.progress import Progress
+from ringfence_tools.toolbox import Toolbox
 
 
-@contextmanager
-def open_store(settings: Settings) -> Iterator[SqlStore]:
-    """The log and every table, made where they are missing. Raises `Mistake` and `LogUnavailable`."""
-    make_home(settings)
-    signer = Signer.load_or_create(settings.key_file, LOG_ORIGIN)
-    with SqlStore.open(settings.database_url, signer=signer) as store:
-        store.create_schema()
-        yield store
+class Workshop:
+    """What runs are made with in this process. Use it inside `open_workshop`, on one event loop."""
+
+    def __init__(self, settings: Settings, store: SqlStore, directory: LocalDirectory) -> None:
+        self.settings = settings
+        self.store = store
+        self.directory = directory
+        self.toolbox: Toolbox = builtin_toolbox()
+        self._local = LocalBackend(settings.sandboxes)
+        self._models: dict[tuple[str, str], Model] = {}
+        self._stack = AsyncExitStack()
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        await self._local.close()
+
+    def backend(self, profile: Profile) -> Backend:
+        """Where runs of this profile execute. Raises `Mistake` for a kind that this command cannot give."""
+        if profile.sandbox.kind == "local":
+            return self._local
+        raise Mistake(
+            f"profile {profile.title} asks for a {profile.sandbox.kind} sandbox, which this command cannot start",
+            fix="Use a profile with `sandbox: {kind: local}`",
+        )
+
+    def runner(self, progress: Progress) -> Runner:
+        worker = f"{socket.gethostname()[:40]}-{os.getpid()}"
+        return Runner(self.store, self._equip, worker=worker, progress=progress)
+
+    async def _equip(self, record: RunRecord) -> Equipment:
+        """Everything that the run's pinned profile gives it."""
+        profile = parse_profile(record.profile_document.encode(), record.profile)
+        policy = Policy.compile(profile)
+        gate = Gate(self.store, policy, self.toolbox, self.directory, end_run_at=profile.after_deny.end_run_at)
+        person = record.on_behalf_of.removeprefix("person:")
+        return Equipment(
+            gate=gate,
+            model=await self._model(record.model, profile, record.profile_digest),
+            toolbox=self.toolbox,
+            backend=self.backend(profile),
+            spec=lambda run, sandbox: spec_of(run, profile, sandbox),
+            bundle=bundle_of,
+            artifacts=self.settings.runs,
+            egress=lambda run: RunEgress(
+                self.store, policy, profile.network, run.id, person, secret=_environment_secret
+            ),
+        )
+
+    async def _model(self, word: str, profile: Profile, profile_digest: str) -> Model:
+        key = (word, profile_digest)
+        if key not in self._models:
+            model = models.build(word, profile, self.settings)
+            close = getattr(model, "close", None)
+            if close is not None:
+                self._stack.push_async_callback(close)
+            self._models[key] = model
+        return self._models[key]
+
+
+@asynccontextmanager
+async def open_workshop(settings: Settings, store: SqlStore, directory: LocalDirectory) -> AsyncIterator[Workshop]:
+    """A workshop whose sandboxes' processes end with it; their files stay."""
+    workshop = Workshop(settings, store, directory)
+    try:
+        yield workshop
+    finally:
+        await workshop.close()
+
+
+def spec_of(run: RunRecord, profile: Profile, sandbox: SandboxId) -> SandboxSpec:
+    """The sandbox that the run's profile describes."""
+    form = profile.sandbox
+    tree = toolchain_mounts(os.environ, Path(form.venv) if form.venv else None)
+    own = tuple(Mount(Path(mount.source), PurePosixPath(mount.target)) for mount in form.mounts)
+    return SandboxSpec(
+        id=sandbox,
+        labels={
+            "run": run.id,
+            "task": run.task,
+            "team": run.team,
+            "profile": profile.title,
+            "person": run.on_behalf_of,
+        },
+        limits=limits_of(profile),
+        environment={"PATH": tree.path_variable, **tree.environment, **form.environment},
+        mounts=(*tree.mounts, *own),
+        image=form.image or "",
+        runtime_class=form.runtime_class or "",
+        has_egress=True,
+        is_reduced_allowed=form.reduced,
+    )
+
+
+def limits_of(profile: Profile) -> Limits:
+    """The profile's limits over the backend's defaults."""
+    form, default = profile.sandbox.limits, Limits()
+    return Limits(
+        memory_bytes=form.memory or default.memory_bytes,
+        disk_bytes=form.disk or default.disk_bytes,
+        processes=form.processes or default.processes,
+        tmp_bytes=form.tmp or default.tmp_bytes,
+        output_bytes=form.output or default.output_bytes,
+        cpus=form.cpu,
+    )
+
+
+def bundle_of(run: RunRecord) -> Bundle:
+    """The repository of the run, as it was when the task was assigned."""
+    return Bundle(Path(run.workspace["bundle"]), run.base_commit, run.workspace["branch"])
+
+
+def _environment_secret(name: str) -> str | None:
+    """The value that a credential's `from: env:NAME` names."""
+    return os.environ.get(name.removeprefix("env:"))

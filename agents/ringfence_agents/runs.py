@@ -150,8 +150,9 @@ class NewRun:
     """All that a person decides when a task is assigned. `run` and `task` are fresh ids, made by the caller.
 
     `run` is 1 to 24 lower-case letters and digits, a letter first, so that sandbox names can be made from it.
-    `assigned_by` is a person's name without prefix. `workspace` is what the caller's `Equipment` needs to find the
-    bundle again (a path, a branch). `setup` are the profile's setup commands, run as gated shell calls of turn 0.
+    `assigned_by` is a person's name, with or without the prefix of its principal. `workspace` is what the caller's
+    `Equipment` needs to find the bundle again (a path, a branch). `setup` are the profile's setup commands, run as
+    gated shell calls of turn 0.
     `caps` are the run's own budget.
     """
 
@@ -177,13 +178,14 @@ class NewRun:
 def open_run(tx: Transaction, new: NewRun, *, is_read_only: Callable[[str], bool]) -> RunId:
     """Store a task and its run, queued, with its first messages, its budget and its setup calls, and the entry."""
     now = micros(tx.now)
+    name = new.assigned_by.removeprefix("person:")
     tx.connection.execute(
         insert(tasks).values(
             id=new.task,
             text=new.text,
             repository=new.repository,
             team=new.team,
-            assigned_by=new.assigned_by,
+            assigned_by=name,
             created_at=now,
         )
     )
@@ -201,7 +203,7 @@ def open_run(tx: Transaction, new: NewRun, *, is_read_only: Callable[[str], bool
             team=new.team,
             priority=new.priority,
             agent=agent,
-            on_behalf_of=new.assigned_by,
+            on_behalf_of=name,
             base_commit=new.base_commit,
             workspace=json.dumps(dict(new.workspace)),
             next_seq=2,
@@ -219,7 +221,7 @@ def open_run(tx: Transaction, new: NewRun, *, is_read_only: Callable[[str], bool
     if new.caps:
         open_budget(tx, run_scope(new.run), new.caps)
     propose(tx, new.run, 0, _setup_calls(new.setup), is_read_only=is_read_only)
-    person = f"person:{new.assigned_by}"
+    person = f"person:{name}"
     tx.record(Event(Kind.RUN_OPENED, person, _opened(new, agent), run=new.run, on_behalf_of=person))
     return new.run
 

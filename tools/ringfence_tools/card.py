@@ -15,7 +15,7 @@ from ringfence_audit.events import JsonValue
 from ringfence_sandbox.contract import WORKSPACE, ChangedFile
 from ringfence_tools.calls import Access, Decision, Family, Terms
 from ringfence_tools.card_text import shorten, visible, visible_lines
-from ringfence_tools.findings import Evidence, Finding, age_words, findings
+from ringfence_tools.findings import Code, Evidence, Finding, age_words, findings
 from ringfence_tools.shell_reading import ShellReading, read_shell
 
 RUNS_LINES = 200
@@ -85,6 +85,29 @@ class Card:
             "findings": found,
         }
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, JsonValue]) -> Card:
+        """Undo `to_json`; what a column lacks is shown as missing rather than guessed."""
+        found = _mappings(stored.get("findings"))
+        return cls(
+            headline=_line(stored, "headline"),
+            needs=_line(stored, "needs"),
+            runs=_strings(stored.get("runs")),
+            runs_lines=_number(stored, "runs_lines"),
+            runs_bytes=_number(stored, "runs_bytes"),
+            opens=_strings(stored.get("opens")),
+            sends=_line(stored, "sends"),
+            why=_line(stored, "why"),
+            task=_line(stored, "task"),
+            agent_says=_line(stored, "agent_says"),
+            before=_line(stored, "before"),
+            digest=_line(stored, "digest"),
+            grant=_line(stored, "grant"),
+            findings=tuple(
+                Finding(Code(_line(one, "code")), _line(one, "summary"), _strings(one.get("details"))) for one in found
+            ),
+        )
+
 
 def build_card(facts: CardFacts) -> Card:
     """Never raises on hostile text; never believes what the agent says of its own call."""
@@ -136,28 +159,34 @@ def needs_of(terms: Terms) -> str:
     return said + (" · not the requester" if terms.four_eyes else "")
 
 
-def render_text(card: Mapping[str, JsonValue], *, identity: str, expires_in_s: int) -> str:
-    """The card as plain text in the form that terminals show. `card` is `Card.to_json()`; all of it is safe already."""
-    found = _mappings(card.get("findings"))
-    out = [f"{identity}  {card['headline']}     needs {card['needs']} · denies in {age_words(expires_in_s)}"]
+def render_text(card: Card, *, identity: str, expires_in_s: int, width: int = 100) -> str:
+    """The card as plain text for a terminal of this width; every line of it is safe to show."""
+    found = card.findings
+    out = [f"{identity}  {card.headline}     needs {card.needs} · denies in {age_words(expires_in_s)}"]
     if found:
         out.append(f"! {len(found)} findings: open each (1-{len(found)}) before [a] unlocks")
-    out.append(f"RUNS (exact, {_count(card['runs_lines'], 'line')}, {_count(card['runs_bytes'], 'byte')})")
-    out += [f"{number:>2}| {line}" for number, line in enumerate(_strings(card["runs"]), 1)]
-    out += [f"{number} {one['code']:<7}{one['summary']}" for number, one in enumerate(found, 1)]
-    out += [f"OPENS   {line}" for line in _strings(card["opens"])]
-    out += [
-        f"SENDS   {card['sends']}",
-        f"WHY     {card['why']}",
-        f"TASK    {card['task']}",
-        f'AGENT SAYS (untrusted) "{card["agent_says"]}"',
-        f"BEFORE  {card['before']}",
-    ]
-    grant = f"  [g] {card['grant']}" if card["grant"] else ""
-    out.append(
-        "[d] deny  [D] deny and stop run  [e] edit  [a] locked" if found else f"[a] once{grant}  [e] edit  [d] deny"
-    )
+    out.append(f"RUNS (exact, {_count(card.runs_lines, 'line')}, {_count(card.runs_bytes, 'byte')})")
+    for number, line in enumerate(card.runs, 1):
+        out += _wrapped(f"{number:>2}| ", line, "  | ", width)
+    for number, one in enumerate(found, 1):
+        out += _wrapped(f"{number} {one.code.value:<11}", one.summary, " " * 13, width)
+    for line in card.opens:
+        out += _wrapped("OPENS   ", line, " " * 8, width)
+    for name, line in (("SENDS", card.sends), ("WHY", card.why), ("TASK", card.task)):
+        out += _wrapped(f"{name:<8}", line, " " * 8, width)
+    out += _wrapped("AGENT SAYS (untrusted) ", f'"{card.agent_says}"', " " * 8, width)
+    out.append(f"BEFORE  {card.before}")
+    grant = f"  [g] {card.grant}" if card.grant else ""
+    keys = "[d] deny  [D] deny and stop run  [e] edit  [a] locked   no grant offered"
+    out += _wrapped("", keys if found else f"[a] once{grant}  [e] edit  [d] deny", "    ", width)
     return "\n".join(out)
+
+
+def _wrapped(first: str, text: str, rest: str, width: int) -> list[str]:
+    """Hard-wrapped, so that no part of a long line leaves the screen."""
+    room = max(width - max(len(first), len(rest)), 20)
+    pieces = [text[start : start + room] for start in range(0, len(text), room)] or [""]
+    return [first + pieces[0], *(rest + piece for piece in pieces[1:])]
 
 
 def _reading(facts: CardFacts) -> ShellReading | None:
@@ -207,9 +236,19 @@ def _mappings(value: JsonValue) -> list[Mapping[str, JsonValue]]:
     return [item for item in items if isinstance(item, Mapping)]
 
 
-def _strings(value: JsonValue) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else []
+def _strings(value: JsonValue) -> tuple[str, ...]:
+    return tuple(str(item) for item in value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
 
 
-def _count(number: JsonValue, word: str) -> str:
+def _line(stored: Mapping[str, JsonValue], name: str) -> str:
+    value = stored.get(name)
+    return value if isinstance(value, str) else f"({name} is missing)"
+
+
+def _number(stored: Mapping[str, JsonValue], name: str) -> int:
+    value = stored.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _count(number: int, word: str) -> str:
     return f"{number} {word}" + ("" if number == 1 else "s")

@@ -162,3 +162,46 @@ def _matches(pattern: str, host: str, port: int) -> bool:
     if name == "*":
         return True
     return host.endswith(name[1:]) and host != name[2:] if name.startswith("*.") else host == name
+
+
+@dataclass(frozen=True, slots=True)
+class CloneEgress:
+    """The gatekeeper while a repository is cloned: the one place that the person named, and nothing else."""
+
+    store: Store
+    run: RunId
+    person: str
+    host: str
+    port: int
+    is_private_allowed: bool = False
+
+    async def admit(self, request: EgressRequest) -> EgressVerdict:
+        """Allowed is exactly the URL's host and port, since the person who assigned the task named it."""
+        is_named = (request.host, request.port) == (self.host, self.port)
+        kind = Kind.EGRESS_OPENED if is_named else Kind.EGRESS_REFUSED
+        data: dict[str, JsonValue] = {
+            "connection": request.id,
+            "host": request.host,
+            "port": request.port,
+            "method": request.method,
+            "rules": ["clone"],
+        }
+        await self.store.write(lambda tx: tx.record(Event(kind, self.person, data, self.run)))
+        return EgressVerdict(
+            is_allowed=is_named,
+            rule="clone",
+            instead="" if is_named else f"Only {resource_of(self.host, self.port)} is open while it is cloned.",
+            is_private_allowed=self.is_private_allowed,
+        )
+
+    async def closed(self, request: EgressRequest, *, sent_bytes: int, received_bytes: int, duration_ms: int) -> None:
+        """Record how much went each way."""
+        data: dict[str, JsonValue] = {
+            "connection": request.id,
+            "host": request.host,
+            "port": request.port,
+            "sent_bytes": sent_bytes,
+            "received_bytes": received_bytes,
+            "duration_ms": duration_ms,
+        }
+        await self.store.write(lambda tx: tx.record(Event(Kind.EGRESS_CLOSED, self.person, data, self.run)))

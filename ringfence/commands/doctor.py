@@ -1,0 +1,69 @@
+"""`ringfence doctor`: whether this machine can build the fence, and the one step that mends what is missing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ringfence.commands.options import Json
+
+
+def doctor(
+    is_proof_asked: Annotated[bool, typer.Option("--prove", help="Also try, from inside, what must not work.")] = False,
+    is_json: Json = False,
+) -> None:
+    """Check this machine and print the fix for what is missing."""
+    import asyncio
+
+    code = asyncio.run(_doctor(is_proof_asked=is_proof_asked, is_json=is_json))
+    raise typer.Exit(code)
+
+
+async def _doctor(*, is_proof_asked: bool, is_json: bool) -> int:
+    import os
+    import shutil
+
+    from ringfence.exits import Exit
+    from ringfence.render import make_output
+    from ringfence.settings import load_settings, make_home
+    from ringfence_sandbox.contract import SandboxId, SandboxSpec
+    from ringfence_sandbox.errors import IsolationUnavailable
+    from ringfence_sandbox.local.backend import LocalBackend
+
+    output = make_output(is_json=is_json)
+    settings = load_settings()
+    make_home(settings)
+    backend = LocalBackend(settings.sandboxes)
+    try:
+        layers = await backend.check()
+        for layer in layers:
+            output.record({"type": "layer", "name": layer.name, "is_held": layer.is_held, "detail": layer.detail})
+            output.line(("held     " if layer.is_held else "MISSING  ", "good" if layer.is_held else "bad"), layer.name)
+        is_held = all(layer.is_held for layer in layers)
+        if is_proof_asked:
+            spec = SandboxSpec(SandboxId(f"doctor-{os.getpid()}"))
+            try:
+                proof = await (await backend.create(spec)).prove()
+            finally:
+                await backend.destroy(spec.id)
+            for probe in proof.probes:
+                output.record({"type": "probe", "name": probe.name, "is_held": probe.is_held, "detail": probe.detail})
+                mark = "held     " if probe.is_held else "BROKEN   "
+                output.line((mark, "good" if probe.is_held else "bad"), probe.name, (f"  {probe.detail}", "dim"))
+            is_held = is_held and proof.is_held
+    except IsolationUnavailable as error:
+        output.record({"type": "layer", "name": "sandbox", "is_held": False, "detail": error.missing, "fix": error.fix})
+        output.line(("MISSING  ", "bad"), error.missing)
+        output.line("fix:     ", (error.fix, "bold"))
+        return int(Exit.ISOLATION)
+    finally:
+        await backend.close()
+    for name in ("git",):
+        if shutil.which(name) is None:
+            output.line(("MISSING  ", "bad"), name, ("  install it with your package manager", "dim"))
+            is_held = False
+    said = "This machine can run AI developers." if is_held else "This machine cannot hold the fence."
+    output.line((said, "good" if is_held else "bad"))
+    output.record({"type": "doctor", "is_held": is_held})
+    return int(Exit.FINISHED if is_held else Exit.ISOLATION)

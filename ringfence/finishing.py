@@ -1,0 +1,92 @@
+"""What a run leaves behind, told to a person or a script once it has ended or waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sqlalchemy import select
+
+from ringfence.render import Output, Style, money
+from ringfence_agents.runs import RunRecord, RunState
+from ringfence_agents.schema import runs
+from ringfence_audit.events import JsonValue
+from ringfence_audit.store import SqlStore
+
+_STYLES: Mapping[RunState, Style] = {
+    RunState.FINISHED: "good",
+    RunState.PARKED: "wait",
+    RunState.QUEUED: "wait",
+    RunState.RUNNING: "wait",
+}
+_PATCH_LINES = 60
+
+
+async def result_of(store: SqlStore, record: RunRecord) -> dict[str, JsonValue]:
+    """The last object of `--json`: all that a script needs of a run."""
+    import json
+
+    text = await store.read(
+        lambda connection: connection.execute(select(runs.c.result).where(runs.c.id == record.id)).scalar_one()
+    )
+    stored: Mapping[str, JsonValue] = json.loads(text) if text else {}
+    patch = stored.get("patch")
+    return {
+        "type": "result",
+        "run_id": record.id,
+        "status": record.state.value,
+        "summary": stored.get("summary", record.detail),
+        "patch": patch.get("path", "") if isinstance(patch, Mapping) else "",
+        "tests": stored.get("tests", []),
+        "cost_micro_usd": record.cost_micro_usd,
+        "tool_calls": stored.get("tool_calls", 0),
+        "audit_head": await head_of(store),
+    }
+
+
+async def head_of(store: SqlStore) -> str:
+    """`SIZE:ROOT` of the log's newest checkpoint, which is signed now; "" for an empty log."""
+    note = await store.checkpoint()
+    if note is None:
+        return ""
+    _, size, root, *_ = note.splitlines()
+    return f"{size}:{root}"
+
+
+def show_result(output: Output, record: RunRecord, result: Mapping[str, JsonValue]) -> None:
+    """The same for people, with the patch and what to do next."""
+    output.record(result)
+    style = _STYLES.get(record.state, "bad")
+    output.line()
+    output.line((record.state.value, style), f" · {result['tool_calls']} tool calls · {money(record.cost_micro_usd)}")
+    output.block(str(result["summary"]), indent="  ")
+    tests = result["tests"]
+    if isinstance(tests, Sequence) and not isinstance(tests, str) and tests:
+        last = tests[-1]
+        if isinstance(last, Mapping):
+            passed: tuple[str, Style] = ("passed", "good") if last.get("exit_code") == 0 else ("failed", "bad")
+            output.line("tests   ", str(last.get("command", "")), " ", passed)
+    _show_patch(output, str(result["patch"]))
+    output.line("log     ", (str(result["audit_head"]), "dim"))
+    _show_next(output, record, bool(result["patch"]))
+
+
+def _show_patch(output: Output, path: str) -> None:
+    if not path:
+        return
+    output.line("patch   ", (path, "name"))
+    if output.is_json or not Path(path).is_file():
+        return
+    lines = Path(path).read_text(errors="replace").splitlines()
+    for line in lines[:_PATCH_LINES]:
+        style: Style = "good" if line.startswith("+") else "bad" if line.startswith("-") else "dim"
+        output.line("  ", (line, style))
+    if len(lines) > _PATCH_LINES:
+        output.line((f"  … {len(lines) - _PATCH_LINES} more lines", "dim"))
+
+
+def _show_next(output: Output, record: RunRecord, has_patch: bool) -> None:
+    if record.state is RunState.PARKED:
+        output.line("next    ", (f"ringfence review list  ·  ringfence runs resume {record.id}", "bold"))
+    elif record.state is RunState.FINISHED and has_patch:
+        output.line("next    ", (f"ringfence deliver {record.id}", "bold"))

@@ -1,0 +1,138 @@
+"""From what a person typed to a run that waits for its worker.
+
+Everything that can be wrong is found before the first entry: profile, repository, budget, model. What was made on the
+way is removed again when any of it fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ringfence import models
+from ringfence.budgets import narrowed
+from ringfence.errors import Mistake, Refused
+from ringfence.wiring import Workshop
+from ringfence_agents.prompt import system_prompt
+from ringfence_agents.runs import NewRun, TaskId, open_run
+from ringfence_sandbox.cloning import bundle_from_url, host_of
+from ringfence_sandbox.contract import Bundle
+from ringfence_sandbox.source import bundle_from_path
+from ringfence_tools.calls import RunId
+from ringfence_tools.egress import CloneEgress, is_listed
+from ringfence_tools.people import Person
+from ringfence_tools.profile import Profile, parse_profile, pin_profile
+
+TASK_LIMIT_CHARS = 32 << 10
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+_SCP_FORM = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^/].*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a person asked for. `repository` is a path or an https or ssh URL."""
+
+    text: str
+    repository: str
+    profile: str
+    model: str | None = None
+    budget: str | None = None
+    is_dirty_allowed: bool = False
+
+
+async def open_order(workshop: Workshop, order: Order, person: Person) -> RunId:
+    """Store the task and its run, queued. Raises `Mistake`, `Refused`, `ProfileInvalid`, `WorkspaceRefused`."""
+    if not order.text.strip() or len(order.text) > TASK_LIMIT_CHARS:
+        raise Mistake("the task is empty or too long", fix=f"Describe it in 1 to {TASK_LIMIT_CHARS} characters")
+    document = pin_profile(order.profile, workshop.settings.profile_search)
+    profile = parse_profile(document.encode(), order.profile)
+    _check_allowed(profile, order.repository, person)
+    caps = narrowed(profile.budget.run, order.budget)
+    model = models.choose(profile, order.model, workshop.settings)
+    await models.check_reach(model, profile, workshop.settings)
+    run = RunId(fresh_id("r"))
+    with _folder(workshop.settings.runs / run) as folder:
+        bundle = await _bundle(workshop, order, profile, run=run, person=person, folder=folder)
+        new = NewRun(
+            run=run,
+            task=TaskId(fresh_id("t")),
+            text=order.text,
+            repository=order.repository,
+            assigned_by=person.principal,
+            profile=profile.metadata.name,
+            profile_version=str(profile.metadata.version),
+            profile_digest=hashlib.sha256(document.encode()).hexdigest(),
+            profile_document=document,
+            model=model,
+            base_commit=bundle.commit,
+            system_prompt=system_prompt(profile),
+            workspace={"bundle": str(bundle.path), "branch": bundle.branch},
+            team=next(iter(sorted(set(profile.teams) & person.groups)), ""),
+            setup=profile.sandbox.setup,
+            caps=caps,
+        )
+        toolbox = workshop.toolbox
+        return await workshop.store.write(lambda tx: open_run(tx, new, is_read_only=toolbox.is_read_only))
+
+
+def fresh_id(prefix: str) -> str:
+    """A random name of lower-case letters and digits, about 50 bits beside its prefix."""
+    return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(10))
+
+
+def is_url(repository: str) -> bool:
+    return "://" in repository or (_SCP_FORM.match(repository) is not None and not Path(repository).exists())
+
+
+def _check_allowed(profile: Profile, repository: str, person: Person) -> None:
+    if profile.teams and not set(profile.teams) & person.groups:
+        raise Refused(
+            f"profile {profile.title} is for {', '.join(profile.teams)}, and {person.name} is in none of these teams",
+            fix="Use another profile, or ask its owner",
+        )
+    name = repository_name(repository)
+    if profile.repositories and not any(fnmatchcase(name, pattern) for pattern in profile.repositories):
+        raise Refused(f"profile {profile.title} is not for {name}", fix=f"It is for {', '.join(profile.repositories)}")
+
+
+def repository_name(repository: str) -> str:
+    """`host/owner/name` of a URL, or the absolute path: what a profile's `repositories` are matched with."""
+    if not is_url(repository):
+        return str(Path(repository).resolve())
+    if "://" in repository:
+        parts = urlsplit(repository)
+        name = f"{parts.hostname or ''}{parts.path}"
+    else:
+        host, _, path = repository.partition(":")
+        name = f"{host.partition('@')[2].lower()}/{path}"
+    return name.removesuffix("/").removesuffix(".git")
+
+
+async def _bundle(
+    workshop: Workshop, order: Order, profile: Profile, *, run: RunId, person: Person, folder: Path
+) -> Bundle:
+    if not is_url(order.repository):
+        return bundle_from_path(Path(order.repository), into=folder, allow_dirty=order.is_dirty_allowed)
+    host, port = host_of(order.repository)
+    is_private = is_listed(profile.network.private, host, port)
+    egress = CloneEgress(workshop.store, run, person.principal, host, port, is_private_allowed=is_private)
+    return await bundle_from_url(order.repository, workshop.backend(profile), into=folder, egress=egress)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """The run's folder; gone again where its run was not opened."""
+    path.mkdir(mode=0o700, parents=True)
+    try:
+        yield path
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise

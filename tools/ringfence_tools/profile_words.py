@@ -1,0 +1,60 @@
+"""What a profile says, in plain words, and what two of them say differently. Pure."""
+
+from __future__ import annotations
+
+from ringfence_tools.profile_model import Profile, Rule
+
+
+def explain(profile: Profile) -> str:
+    """A paragraph of lines: where runs execute, what they may do, who is asked, what it costs."""
+    lines = [f"{profile.title}: {profile.description}", f"Runs execute in a {profile.sandbox.kind} sandbox."]
+    lines += [f"- {_rule(rule)}" for rule in profile.rules]
+    if profile.network.allow:
+        lines.append(f"- open without asking: {', '.join(profile.network.allow)}")
+    for credential in profile.network.credentials:
+        lines.append(f"- {credential.host} gets the header {credential.header}, added outside the sandbox")
+    said = "a person is asked" if profile.unmatched == "ask" else "it is forbidden"
+    lines.append(f"- where no rule speaks, {said}")
+    budget = profile.budget.run
+    money = f"${budget.usd / 1_000_000:.2f}, " if budget.usd is not None else ""
+    lines.append(f"- a run may use {money}{budget.tool_calls} tool calls and {budget.wall} s")
+    if profile.four_eyes:
+        lines.append("- whoever asked for the task may not approve what its run asks for")
+    return "\n".join(lines)
+
+
+def diff(before: Profile, after: Profile) -> list[str]:
+    """Lines of `explain` that only one of the two has, `-` for the first and `+` for the second."""
+    old, new = explain(before).splitlines()[1:], explain(after).splitlines()[1:]
+    gone = [f"- {line.removeprefix('- ')}" for line in old if line not in new]
+    return gone + [f"+ {line.removeprefix('- ')}" for line in new if line not in old]
+
+
+def _rule(rule: Rule) -> str:
+    what = ", ".join(family.value for family in rule.families)
+    conditions = [
+        f"{name} {', '.join(values)}"
+        for name, values in (
+            ("to", rule.hosts),
+            ("by", rule.methods),
+            ("of", rule.paths),
+            ("running", rule.commands),
+            ("named", rule.tools),
+            ("on", rule.resources),
+        )
+        if values
+    ]
+    if rule.sends is not None:
+        conditions.append("that sends something" if rule.sends else "that sends nothing")
+    if rule.write is not None:
+        conditions.append("that writes" if rule.write else "that only reads")
+    where = f" {' '.join(conditions)}" if conditions else ""
+    match rule.effect:
+        case "allow":
+            return f"{rule.id}: {what}{where} is allowed"
+        case "forbid":
+            return f"{rule.id}: {what}{where} is forbidden" + (f" ({rule.say})" if rule.say else "")
+        case "ask":
+            groups = [*(rule.who.all if rule.who else ()), *(rule.who.any if rule.who else ())]
+            joined = " and ".join(groups) if rule.who and rule.who.all else " or ".join(groups)
+            return f"{rule.id}: {what}{where} is put to {joined or 'a person'}"
