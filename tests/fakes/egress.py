@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -99,9 +99,16 @@ def loopback_listener() -> socket.socket:
 @asynccontextmanager
 async def serving(proxy: EgressProxy, sandbox: SandboxId = SANDBOX) -> AsyncIterator[int]:
     """The proxy on a loopback port."""
+    async with listening(lambda listener: proxy.serve(listener, sandbox)) as port:
+        yield port
+
+
+@asynccontextmanager
+async def listening(serve: Callable[[socket.socket], Coroutine[None, None, None]]) -> AsyncIterator[int]:
+    """Whatever serves a listener, on a loopback port, cancelled at the end."""
     with loopback_listener() as listener:
         port: int = listener.getsockname()[1]
-        task = asyncio.create_task(proxy.serve(listener, sandbox))
+        task = asyncio.create_task(serve(listener))
         try:
             yield port
         finally:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from ringfence_sandbox.contract import EgressGatekeeper, EgressRequest, EgressVerdict, SandboxId
 from ringfence_sandbox.egress.errors import Code, EgressRefusal
 from ringfence_sandbox.egress.limits import EgressLimits
 from ringfence_sandbox.egress.quota import Meter
+
+_SILENCES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,25 @@ class Admission:
     meter: Meter
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Live:
     request: EgressRequest
     task: asyncio.Task[object]
+    is_admitted: bool = False
+
+    def is_open(self, sandbox: SandboxId | None) -> bool:
+        return self.is_admitted and sandbox in (None, self.request.sandbox)
+
+
+@runtime_checkable
+class StandingGatekeeper(EgressGatekeeper, Protocol):
+    """A gatekeeper that can also say which open requests still stand, so that a grant revoked elsewhere ends here.
+
+    `stands` is asked about twice a second while something is open, and returns the ids that may stay; the rest is
+    closed. Where it gives no answer twice in a row everything is closed: no log, no egress.
+    """
+
+    async def stands(self, requests: Sequence[EgressRequest]) -> frozenset[str]: ...
 
 
 class Admissions:
@@ -50,9 +68,10 @@ class Admissions:
         task = asyncio.current_task()
         assert task is not None, "an admission belongs to a task"  # noqa: S101 always true inside a coroutine
         # Live before it is asked: a grant that ends while the answer is on its way ends this one too.
-        self._live[request.id] = _Live(request, task)
+        live = self._live[request.id] = _Live(request, task)
         try:
             verdict = await self._ask(request)
+            live.is_admitted = True
             admission = Admission(request, verdict, Meter())
             started_s = asyncio.get_running_loop().time()
             try:
@@ -74,6 +93,37 @@ class Admissions:
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
         return len(tasks)
+
+    async def end_requests(self, ids: frozenset[str], *, timeout_s: float) -> int:
+        """`end` for these requests."""
+        return await self.end(lambda request: request.id in ids, timeout_s=timeout_s)
+
+    async def watch(self, sandbox: SandboxId | None) -> None:
+        """End what no longer stands, until cancelled. Returns at once where the gatekeeper cannot say."""
+        if not isinstance(self._gatekeeper, StandingGatekeeper):
+            return
+        silent = 0
+        while True:
+            await asyncio.sleep(self._limits.recheck_s)
+            requests = tuple(live.request for live in self._live.values() if live.is_open(sandbox))
+            if not requests:
+                continue
+            standing = await self._standing(self._gatekeeper, requests)
+            silent = 0 if standing is not None else silent + 1
+            if standing is None and silent < _SILENCES:
+                continue
+            over = frozenset(request.id for request in requests) - (standing or frozenset())
+            await self.end_requests(over, timeout_s=self._limits.closed_s)
+
+    async def _standing(
+        self, gatekeeper: StandingGatekeeper, requests: Sequence[EgressRequest]
+    ) -> frozenset[str] | None:
+        try:
+            async with asyncio.timeout(self._limits.stands_s):
+                return await gatekeeper.stands(requests)
+        except Exception as error:  # noqa: BLE001 whatever went wrong in there, it is no yes
+            self._log.warning("whether open egress still stands could not be learned: %r", error)
+            return None
 
     async def drain(self) -> None:
         """Wait until every `closed` under way has been given its time."""

@@ -60,6 +60,21 @@ class RunAuthority:
         """What the sandbox is given to trust."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
+    def private_pem(self) -> bytes:
+        """Key and certificate, for `load` in another process that serves the same run. A secret: never inside."""
+        key = self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return key + self.certificate_pem
+
+    @classmethod
+    def load(cls, private_pem: bytes) -> RunAuthority:
+        """The authority that `private_pem` gave. Raises `ValueError` where it is none."""
+        key = serialization.load_pem_private_key(private_pem, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("the key of a run's authority is an elliptic-curve key")
+        return cls(key, x509.load_pem_x509_certificate(private_pem))
+
     def server_context(self, host: str) -> ssl.SSLContext:
         """A server-side TLS context that speaks HTTP/1.1 for this canonical host. Kept for the next connection."""
         context = self._contexts.get(host)

@@ -210,6 +210,7 @@ class Connection:
                 Code.CONTENT_REFUSED, f"The client gave up the TLS handshake that the proxy ends for {authority.host}"
             ) from error
         await self._serve(self._wire(tls), _Opened(authority, "https"))
+        await tls.send_eof()
 
     async def _switch(self, wire: InsideWire) -> Stream:
         await wire.send(h11.Response(status_code=200, headers=[], reason=b"Connection established"))

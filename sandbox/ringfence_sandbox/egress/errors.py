@@ -1,9 +1,10 @@
 """What can go wrong on the way out, as the sandbox is told it.
 
 SandboxError
-├── EgressRefusal      this request does not leave: answered to the sandbox as JSON, told to the observer
-├── SandboxHungUp      the sandbox's end of a connection is gone or silent: nobody is left to answer
-└── ListenerRefused    the socket handed over is not a loopback TCP listener: do not start the sandbox
+├── EgressRefusal        this request does not leave: answered to the sandbox as JSON, told to the observer
+├── SandboxHungUp        the sandbox's end of a connection is gone or silent: nobody is left to answer
+├── EgressMisconfigured  a CA file or the upstream proxy in the settings is unusable: tell the operator
+└── ListenerRefused      the socket handed over is not a loopback TCP listener: do not start the sandbox
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ class EgressRefusal(SandboxError):
 
 class SandboxHungUp(SandboxError):
     """The client inside closed, broke or stalled its connection."""
+
+
+class EgressMisconfigured(SandboxError):
+    """What the operator set cannot be used; the message names it."""
 
 
 class ListenerRefused(SandboxError):

@@ -11,7 +11,8 @@ class EgressLimits:
 
     `admit_s` bounds the policy's answer, `resolve_s` a DNS answer, `connect_s` TCP and TLS to the host, `head_s` the
     whole head of a request (so that one byte a second does not hold a connection), `hello_s` the ClientHello.
-    `idle_s` is the longest silence of a tunnel or body, `total_s` the longest life of a connection.
+    `idle_s` is the longest silence of a tunnel or body, `total_s` the longest life of a connection. Every
+    `recheck_s` the policy is asked which open requests still stand, with `stands_s` for its answer.
     """
 
     connections: int = 128
@@ -31,3 +32,4 @@ class EgressLimits:
     idle_s: float = 300.0
     total_s: float = 6 * 3600.0
     recheck_s: float = 0.5
+    stands_s: float = 1.0

@@ -11,7 +11,8 @@ import logging
 import socket
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import h11
@@ -81,7 +82,7 @@ class EgressProxy:
 
         parts = self.parts(identify)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self.watching(sandbox), asyncio.TaskGroup() as group:
                 while (sock := await accept(listener)) is not None:
                     quota = identity.quota
                     if quota.connections.take():
@@ -91,7 +92,6 @@ class EgressProxy:
                     else:
                         sock.close()
         finally:
-            await self._admissions.drain()
             if identity.quota.connections.taken == 0:
                 self._quotas.pop(sandbox, None)
 
@@ -109,11 +109,30 @@ class EgressProxy:
 
     async def end_requests(self, ids: frozenset[str]) -> int:
         """Close the connections of these requests (`EgressRequest.id`) within 2 s."""
-        return await self._admissions.end(lambda request: request.id in ids, timeout_s=_END_S)
+        return await self._admissions.end_requests(ids, timeout_s=_END_S)
 
     def live(self, sandbox: SandboxId | None = None) -> tuple[EgressRequest, ...]:
         """What is asked for or on its way now."""
         return self._admissions.live(sandbox)
+
+    def forget(self, sandbox: SandboxId) -> None:
+        """The sandbox is gone: drop what was counted for it."""
+        self._quotas.pop(sandbox, None)
+
+    @property
+    def limits(self) -> EgressLimits:
+        return self._limits
+
+    @asynccontextmanager
+    async def watching(self, sandbox: SandboxId | None = None) -> AsyncIterator[None]:
+        """End what no longer stands, meanwhile; at the end wait for every `closed` under way."""
+        watch = asyncio.create_task(self._admissions.watch(sandbox))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            await self._admissions.drain()
 
     def quota(self, sandbox: SandboxId) -> Quota:
         """What the sandbox has left, shared by all its connections."""
