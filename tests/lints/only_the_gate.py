@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 
 from tests.lints.sources import Module, Violation
 
-ALLOWED = frozenset({"ringfence_tools.gate", "ringfence_tools.effects"})
-"""The gate, and the module of its room in which the gate's allowed calls act."""
+ALLOWED = frozenset({"ringfence_tools.gate", "ringfence_tools.effects", "ringfence_sandbox.cloning"})
+"""The gate, the module of its room in which the gate's allowed calls act, and the clone of a URL that a person named:
+no tool call, made in a sandbox that no agent ever sees, with its network entries in the log."""
 
 METHOD = "perform"
 
@@ -23,11 +24,17 @@ def violations(modules: Iterable[Module]) -> list[Violation]:
 
 def _in_module(module: Module) -> Iterator[Violation]:
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Attribute) and node.attr == METHOD:
+        if isinstance(node, ast.Attribute) and node.attr == METHOD and not _is_delegation(node, module):
             yield Violation(module.name, node.lineno, f"names .{METHOD}: only the gate runs tools")
         elif _is_reflection(node):
             assert isinstance(node, ast.Call)
             yield Violation(module.name, node.lineno, f"reaches {METHOD} by its name: only the gate runs tools")
+
+
+def _is_delegation(node: ast.Attribute, module: Module) -> bool:
+    """A backend's own `perform` that hands on to the class it derives from; only the sandbox room has such classes."""
+    is_super = isinstance(node.value, ast.Call) and _called_name(node.value) == "super"
+    return is_super and module.name.startswith("ringfence_sandbox.")
 
 
 def _is_reflection(node: ast.AST) -> bool:
