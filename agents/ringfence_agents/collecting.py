@@ -120,8 +120,8 @@ def _closing(record: RunRecord, rows: Sequence[CallRow]) -> Closing | None:
         if record.turn == 0 and row.result.status is not ResultStatus.OK:
             text = row.result.text[-1000:]
             return Closing(RunState.FAILED, f"setup {row.arguments_text} ended {row.result.status.value}: {text}")
-        if row.result.data.get("ends_run"):
-            return Closing(RunState.BLOCKED, row.result.text[:1000])
+        if row.result.data.get("blocked"):
+            return Closing(RunState.BLOCKED, str(row.result.data["blocked"])[:1000])
     finishes = [row.result.data["finish"] for row in rows if row.result is not None and "finish" in row.result.data]
     finish = finishes[-1] if finishes else None
     if not isinstance(finish, Mapping):

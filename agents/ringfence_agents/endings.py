@@ -58,6 +58,7 @@ NO_PATCH = Deliverable("", "", 0, "no sandbox was needed, so nothing changed")
 async def close(drive: Drive, closing: Closing) -> RunState:
     """End the run as `closing` says. Raises `LeaseLost`, `LogUnavailable`; what a sandbox cannot do is recorded."""
     drive.context.progress(RunMoved(drive.run, "running", "making the patch"))
+    drive.holder.is_ending = True
     patch = drive.record.result.get("patch")
     if not isinstance(patch, Mapping):
         await _settle(drive)

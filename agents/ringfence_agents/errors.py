@@ -4,7 +4,7 @@ AgentsError
 ├── RunNotFound        no such run: ask for another
 ├── RunHeld            another worker holds the run: leave it alone, or try when its lease has ended
 ├── RunEnded           the run is over: open a new one
-├── SandboxKeepsDying  the run lost its sandbox again and again: stop
+├── SandboxRefused     no sandbox can be had for this run, or too many were lost: stop, show it to a person
 ├── ModelError
 │   ├── ModelUnavailable  retries are used up: park the run, try later
 │   ├── ModelRefused      key, name or request is wrong: stop, show `fix` to a person
@@ -32,8 +32,8 @@ class RunEnded(AgentsError):
     """The run has reached its end; nothing moves it any more."""
 
 
-class SandboxKeepsDying(AgentsError):
-    """The run has lost more sandboxes than its limits allow."""
+class SandboxRefused(AgentsError):
+    """This machine cannot fence the run, its repository cannot be brought in, or it lost too many sandboxes."""
 
 
 class ModelError(AgentsError):

@@ -14,7 +14,7 @@ from ringfence_agents.collecting import seen
 from ringfence_agents.conversation import agent_words, rows_since
 from ringfence_agents.drive import Drive, Stopwatch
 from ringfence_agents.endings import close
-from ringfence_agents.errors import ContextTooLong, ModelRefused, ModelUnavailable, ReplayDiverged, SandboxKeepsDying
+from ringfence_agents.errors import ContextTooLong, ModelRefused, ModelUnavailable, ReplayDiverged, SandboxRefused
 from ringfence_agents.graph import RunGraph, build_graph, enter
 from ringfence_agents.keeper import Keeper
 from ringfence_agents.leases import Lease, claim, guard_of, park
@@ -26,13 +26,11 @@ from ringfence_agents.todo import Next, todo
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.errors import (
-    IsolationUnavailable,
     ProtocolViolation,
     SandboxBusy,
     SandboxError,
     SandboxGone,
     StaleFence,
-    WorkspaceRefused,
 )
 from ringfence_tools.budget import run_scope
 from ringfence_tools.calls import RunId
@@ -43,7 +41,7 @@ from ringfence_tools.gate_context import RunContext, TaskFacts
 from ringfence_tools.ledger import calls_of_turn
 from ringfence_tools.progress import Progress, RunMoved, ignore
 
-_ENDS_RUN = (SandboxKeepsDying, ModelRefused, ContextTooLong, ReplayDiverged, IsolationUnavailable, WorkspaceRefused)
+_ENDS_RUN = (SandboxRefused, ModelRefused, ContextTooLong, ReplayDiverged)
 _TRY_LATER = (ModelUnavailable, SandboxBusy)
 
 

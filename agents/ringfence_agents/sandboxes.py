@@ -1,9 +1,8 @@
 """The sandbox of one run during one lease: started or attached when first asked for, suspended or released at the end.
 
 The id is stored before anything is built, so that whatever a crash leaves behind is known by name. A sandbox that was
-lost is replaced by a fresh one under a new id, with the base commit and nothing else in it, and the agent is told. The
-loss itself is raised once as `SandboxGone`, so that a call which was in the old one becomes *unknown*: the silence of
-the new one is never taken for its word.
+lost is replaced by a fresh one under a new id, with the base commit and nothing else in it: the agent is told, and the
+gate, which compares ids, never takes the silence of the new one for the word of the old.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import asyncio
 
 from sqlalchemy import insert, update
 
-from ringfence_agents.errors import SandboxKeepsDying
+from ringfence_agents.errors import SandboxRefused
 from ringfence_agents.leases import Lease
 from ringfence_agents.ports import Equipment
 from ringfence_agents.runs import RunRecord, SandboxState
@@ -20,7 +19,7 @@ from ringfence_agents.schema import inbox, runs
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.contract import Sandbox, SandboxId
-from ringfence_sandbox.errors import SandboxBusy, SandboxError, SandboxGone
+from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone, WorkspaceRefused
 from ringfence_tools.clock import micros
 from ringfence_tools.gate_context import Guard
 from ringfence_tools.progress import Progress, RunMoved
@@ -48,6 +47,8 @@ class SandboxHolder:
         self._id = SandboxId(record.sandbox_id)
         self._generation = record.sandbox_generation
         self._state = record.sandbox_state
+        self.is_ending = False
+        """A run that ends gets no new sandbox: what was in flight in a lost one is unknown."""
 
     @property
     def has_files(self) -> bool:
@@ -55,12 +56,14 @@ class SandboxHolder:
         return self._state is SandboxState.READY
 
     async def get(self) -> Sandbox:
-        """The live sandbox. Raises `SandboxError` or `LeaseLost`; asking again tries again."""
+        """The live sandbox. Raises `SandboxError`, `LeaseLost`, or `SandboxRefused` where asking again cannot help."""
         async with self._lock:
             if self._live is None:
                 try:
                     async with asyncio.timeout(self._equipment.limits.sandbox_start_s):
                         self._live = await self._attach() or await self._create()
+                except (IsolationUnavailable, WorkspaceRefused) as error:
+                    raise SandboxRefused(str(error)) from error
                 except TimeoutError as error:
                     raise SandboxBusy(f"run {self._lease.run}: the sandbox did not start in time") from error
             return self._live
@@ -85,14 +88,16 @@ class SandboxHolder:
             sandbox = await self._equipment.backend.attach(self._equipment.spec(self._record, self._id), egress=egress)
         except SandboxGone as error:
             await self._store_state(SandboxState.CREATING, {"action": "lost", "detail": str(error)}, note=LOST_NOTE)
-            raise
+            return None
         await self._store_state(SandboxState.READY, {"action": "attached", "layers": _layers(sandbox)})
         return sandbox
 
     async def _create(self) -> Sandbox:
+        if self.is_ending:
+            raise SandboxGone(f"run {self._lease.run} is ending and has no sandbox")
         backend = self._equipment.backend
         if self._generation > self._equipment.limits.sandbox_losses:
-            raise SandboxKeepsDying(f"run {self._lease.run} lost {self._generation} sandboxes; look at their entries")
+            raise SandboxRefused(f"run {self._lease.run} lost {self._generation} sandboxes; look at their entries")
         if self._state is SandboxState.CREATING and self._id:
             await backend.destroy(self._id)
         self._progress(RunMoved(self._lease.run, "running", "starting the sandbox"))

@@ -17,6 +17,7 @@ from ringfence_sandbox.contract import (
     Backend,
     Bundle,
     EgressGatekeeper,
+    Exec,
     Layer,
     Sandbox,
     SandboxId,
@@ -46,11 +47,22 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
+class NamedSandbox(CountingSandbox):
+    def __init__(self, id: SandboxId) -> None:
+        super().__init__()
+        self._id = id
+
+    @property
+    def id(self) -> SandboxId:
+        return self._id
+
+
 class CountingBackend(Backend):
     """Sandboxes in memory that outlive the worker, as files do."""
 
     def __init__(self) -> None:
         self.sandboxes: dict[SandboxId, CountingSandbox] = {}
+        self.made: list[CountingSandbox] = []
         self.destroyed: list[SandboxId] = []
         self.refuses: SandboxError | None = None
 
@@ -64,7 +76,8 @@ class CountingBackend(Backend):
     async def create(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
         if self.refuses is not None:
             raise self.refuses
-        self.sandboxes[spec.id] = CountingSandbox()
+        self.sandboxes[spec.id] = NamedSandbox(spec.id)
+        self.made.append(self.sandboxes[spec.id])
         return self.sandboxes[spec.id]
 
     async def attach(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
@@ -161,10 +174,7 @@ class House:
         return await self.store.read(lambda connection: load(connection, run))
 
     def commands(self) -> list[str]:
-        """What really ran, counted by the sandboxes themselves."""
+        """What really ran, counted by the sandboxes themselves, also by those that are gone."""
         return [
-            effect.argv[-1]
-            for sandbox in self.backend.sandboxes.values()
-            for effect in sandbox.effects
-            if hasattr(effect, "argv")
+            effect.argv[-1] for sandbox in self.backend.made for effect in sandbox.effects if isinstance(effect, Exec)
         ]
