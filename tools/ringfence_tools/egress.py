@@ -16,6 +16,7 @@ from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.contract import EgressRequest, EgressVerdict
 from ringfence_tools import grants
 from ringfence_tools.calls import Access, Decision, Effect, Family, RunId
+from ringfence_tools.clock import micros
 from ringfence_tools.gate_context import Decider
 from ringfence_tools.hosts import resource_of
 from ringfence_tools.profile_model import Credential, Network
@@ -93,6 +94,21 @@ class RunEgress:
         }
         event = Event(Kind.EGRESS_CLOSED, f"agent:{self.run}", data, self.run, "", self._person)
         await self.store.write(lambda tx: tx.record(event))
+
+    async def stands(self, requests: Sequence[EgressRequest]) -> frozenset[str]:
+        """Which open connections may stay: a grant that ended, or that a person revoked, ends its tunnels."""
+
+        def work(tx: Transaction) -> tuple[grants.Grant, ...]:
+            return grants.live(tx.connection, self.run, micros(tx.now), is_use_needed=False)
+
+        live = await self.store.write(work)
+        return frozenset(request.id for request in requests if self._stands(access_of(request), live))
+
+    def _stands(self, access: Access, live: Sequence[grants.Grant]) -> bool:
+        decided = self.policy.decide("egress", (access,))
+        if decided.effect is Effect.ESCALATE:
+            return any(grant.covers(access) for grant in live)
+        return decided.effect is Effect.ALLOW
 
     @property
     def _person(self) -> str:

@@ -88,13 +88,15 @@ def give(
     return grant
 
 
-def live(connection: Connection, run: RunId, now_us: int) -> tuple[Grant, ...]:
+def live(connection: Connection, run: RunId, now_us: int, *, is_use_needed: bool = True) -> tuple[Grant, ...]:
+    """Grants that hold now; those whose last use was taken only where no further use is needed."""
     query = select(grants).where(
         grants.c.run == run,
         grants.c.revoked_at.is_(None),
         grants.c.expires_at > now_us,
-        (grants.c.uses_left.is_(None)) | (grants.c.uses_left > 0),
     )
+    if is_use_needed:
+        query = query.where((grants.c.uses_left.is_(None)) | (grants.c.uses_left > 0))
     return tuple(_grant(row) for row in connection.execute(query))
 
 

@@ -6,10 +6,9 @@ library that the interpreter and its modules need; nothing of the image's own is
 
     pack.py OUT --server sandbox/ringfence_sandbox/inside
 
-OUT/lib/ld.so --library-path OUT/lib OUT/bin/python3 -I -S OUT/server/server.py   starts the server.
-OUT/install.py TARGET                                                              copies the tree (init container).
+OUT/lib/ld.so --library-path OUT/lib OUT/bin/python3 -I -S …   starts the server (its code is OUT/server.zip)
+OUT/install.py TARGET                                          is the init container's work
 """
-
 
 from __future__ import annotations
 
@@ -77,7 +76,12 @@ def pack(out: Path, server: Path) -> None:
     stdlib = Path(sysconfig.get_path("stdlib"))
     shutil.copy2(stdlib / "os.py", out / "lib" / version / "os.py")  # the landmark by which Python finds its home
     pack_library(stdlib, out / "lib" / f"{version.replace('.', '')}.zip")
-    shutil.copytree(server, out / "server", ignore=shutil.ignore_patterns("__pycache__"))
+    # compiled from a copy: PyZipFile leaves its caches beside the sources
+    scratch = out / "scratch" / "inside"
+    shutil.copytree(server, scratch, ignore=shutil.ignore_patterns("__pycache__"))
+    with zipfile.PyZipFile(out / "server.zip", "w", zipfile.ZIP_STORED, optimize=1) as archive:
+        archive.writepy(str(scratch))
+    shutil.rmtree(scratch.parent)
     shutil.copy2(Path(__file__).with_name("install.py"), out / "install.py")
     for folder, _, files in os.walk(out):
         Path(folder).chmod(0o755)

@@ -169,6 +169,10 @@ class Call(Paused):
         if self._out >= 0:
             self._read(0)
         self._end_input()
+        if not is_last and not self.ending and self.runner.is_crowded():
+            # What it left behind has the sandbox's last processes: nothing else could ever start again.
+            self.ending, self.detail = "limit", "processes: it left more behind than may run beside it"
+            self.runner.kill_tree(self)
         if not is_last and not self.ending:
             self.capture.to_file()
             self.detail = "processes go on in the background"
@@ -191,6 +195,9 @@ class Call(Paused):
         self._end_input()
         self._end_output()
         reason = os.strerror(number)
+        if number == 11:  # EAGAIN: what earlier calls left behind holds every process that there may be
+            self.runner.kill_everything()
+            reason = "no process was left; what ran in the background has been ended, so try again"
         if number == 2:
             reason = f"no such program or directory: {self.order.request.argv[0]}"
         self.tell("refused", detail=reason)
@@ -226,6 +233,11 @@ class Runner:
         """Pids of this server's own short-lived children: never killed with an agent's."""
         self._keepers: dict[int, Keeper] = {}
         self._numbered = 0
+
+    def is_crowded(self) -> bool:
+        """Three of four processes that the sandbox may have are there."""
+        limit = self.settings.processes
+        return limit > 0 and sum(name.isdigit() for name in os.listdir("/proc")) * 4 >= limit * 3
 
     def output_path(self, call: str) -> str:
         self._numbered += 1

@@ -19,6 +19,7 @@ class Capture:
         self._fd = -1
         self._kept = bytearray()
         self._tail = bytearray()
+        self._written = 0
         self.total = 0
         self.path = ""
         self.is_over = False
@@ -56,7 +57,6 @@ class Capture:
             self.is_over = True  # no room even for an empty file: the disk limit is what ends the command
             return
         self.path = self._wanted_path
-        self._written = 0
         self._spool(bytes(self._kept))
 
     def _spool(self, data: bytes) -> None:

@@ -76,7 +76,7 @@ def arguments(
     for mount in mounts:
         words += _switch(_is_below_scratch(mount), "--ro-bind", str(mount.source), str(mount.target))
     words += ["--bind", str(places.workspace), str(WORKSPACE), "--bind", str(places.home), HOME]
-    words += ["--bind", str(places.state), STATE, "--ro-bind", str(places.output), OUTPUT]
+    words += ["--bind", str(places.state), STATE, "--bind", str(places.output), OUTPUT]
     words += ["--ro-bind", str(places.artifact), ARTIFACT]
     words += _switch(fence.is_root_readonly, "--remount-ro", "/")
     return words

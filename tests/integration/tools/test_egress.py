@@ -138,3 +138,12 @@ async def test_a_credential_that_is_not_set_refuses(store: SqlStore, clock: Cloc
 )
 def test_patterns_name_whole_labels(pattern: str, host: str, port: int, expected: bool) -> None:
     assert is_listed((pattern,), host, port) is expected
+
+
+async def test_a_tunnel_ends_with_its_grant_and_not_with_its_last_use(store: SqlStore, clock: Clock) -> None:
+    keeper = egress(store, ASKS, clock=clock)
+    given = await grant(store, clock, uses=1)
+    assert (await keeper.admit(REQUEST)).is_allowed
+    assert await keeper.stands([REQUEST]) == {REQUEST.id}
+    await store.write(lambda tx: grants.revoke(tx, given, by="person:ana"))
+    assert await keeper.stands([REQUEST]) == frozenset()
