@@ -61,16 +61,16 @@ class Runner:
         self._equip = equip
         self._worker = worker
         self._progress = progress
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
         self._graph: RunGraph = build_graph()
-        self._keeper = Keeper(store, worker, self._limits)
+        self._keeper = Keeper(store, worker, self.limits)
         self._switches: dict[RunId, Switch] = {}
 
     def stop(self, run: RunId, stop: Stop) -> bool:
         """Tell a run that this runner drives to stop. False where it drives no such run."""
         switch = self._switches.get(run)
         if switch is not None:
-            switch.throw(stop, grace_s=0 if stop.kind is StopKind.CANCEL else self._limits.stop_grace_s)
+            switch.throw(stop, grace_s=0 if stop.kind is StopKind.CANCEL else self.limits.stop_grace_s)
         return switch is not None
 
     def stop_all(self, stop: Stop) -> None:
@@ -90,8 +90,13 @@ class Runner:
         database stayed away; the lease runs out by itself), and what `Equip` raises, after the run is parked.
         """
         record = await self._store.write(
-            lambda tx: claim(tx, run, self._worker, lease_s=self._limits.lease_s, is_forced=is_forced)
+            lambda tx: claim(tx, run, self._worker, lease_s=self.limits.lease_s, is_forced=is_forced)
         )
+        return await self.drive_claimed(record)
+
+    async def drive_claimed(self, record: RunRecord) -> RunState:
+        """`drive` for a run that was claimed already, in this runner's name, by `claim`."""
+        run = record.id
         lease = Lease(run, self._worker, record.fence)
         switch = self._switches[run] = Switch()
         try:
@@ -99,7 +104,13 @@ class Runner:
         except StaleFence as error:
             raise LeaseLost(str(error)) from error
         finally:
-            del self._switches[run]
+            if self._switches.get(run) is switch:
+                del self._switches[run]
+
+    @property
+    def worker(self) -> str:
+        """The name in which this runner claims."""
+        return self._worker
 
     async def _drive(self, lease: Lease, record: RunRecord, switch: Switch) -> RunState:
         try:

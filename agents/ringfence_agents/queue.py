@@ -1,0 +1,159 @@
+"""The queue: which run a worker takes next, and why another still waits.
+
+Fair: among what is ready, the highest priority first, then the team and profile with the fewest runs in hand, then
+the oldest. Limits per team, per profile and in all are judged inside the claiming transaction, over every worker.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select, update
+
+from ringfence_agents.runs import RunState, WaitsFor
+from ringfence_agents.schema import runs
+from ringfence_audit.port import Transaction
+from ringfence_tools.calls import RunId
+from ringfence_tools.clock import micros
+from ringfence_tools.ledger import CallState
+from ringfence_tools.schema import calls, escalations
+
+LOOK_AHEAD = 500
+"""How many ready runs are looked at to find one whose limits have room."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many runs may be in hand at once, over all workers. A team or profile that is not named has no limit."""
+
+    in_all: int = 1_000
+    teams: Mapping[str, int] = field(default_factory=dict)
+    profiles: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A run that could be taken if there is room."""
+
+    run: RunId
+    team: str
+    profile: str
+    priority: int
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run stands: how many ready ones go before it, and what holds it back ("" for nothing but its turn)."""
+
+    ahead: int
+    held_by: str
+
+
+def ready(connection: Connection, now_us: int, *, limit: int = LOOK_AHEAD) -> tuple[Ready, ...]:
+    """What wants a worker: queued, left by a dead worker, or parked until a time that has come."""
+    is_left = and_(runs.c.state == RunState.RUNNING.value, runs.c.lease_until <= now_us)
+    is_due = and_(
+        runs.c.state == RunState.PARKED.value, runs.c.waits_for != WaitsFor.PAUSE.value, runs.c.wake_at <= now_us
+    )
+    columns = (runs.c.id, runs.c.team, runs.c.profile, runs.c.priority, runs.c.created_at)
+    query = (
+        select(*columns)
+        .where(or_(runs.c.state == RunState.QUEUED.value, is_left, is_due))
+        .order_by(runs.c.priority.desc(), runs.c.created_at, runs.c.id)
+        .limit(limit)
+    )
+    return tuple(
+        Ready(RunId(row.id), row.team, row.profile, row.priority, row.created_at) for row in connection.execute(query)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """How many runs the workers hold."""
+
+    teams: Counter[str]
+    profiles: Counter[str]
+
+    @property
+    def in_all(self) -> int:
+        return self.teams.total()
+
+
+def in_hand(connection: Connection, now_us: int) -> InHand:
+    """Runs whose lease stands."""
+    query = (
+        select(runs.c.team, runs.c.profile, func.count())
+        .where(runs.c.worker != "", runs.c.lease_until > now_us, runs.c.state == RunState.RUNNING.value)
+        .group_by(runs.c.team, runs.c.profile)
+    )
+    teams: Counter[str] = Counter()
+    profiles: Counter[str] = Counter()
+    for team, profile, count in connection.execute(query):
+        teams[team] += count
+        profiles[profile] += count
+    return InHand(teams, profiles)
+
+
+def held_by(candidate: Ready, hand: InHand, limits: QueueLimits) -> str:
+    """Which limit keeps a ready run waiting, in words, or "" for none. Pure."""
+    if hand.in_all >= limits.in_all:
+        return f"{hand.in_all} of {limits.in_all} runs are going on"
+    team = limits.teams.get(candidate.team)
+    if team is not None and hand.teams[candidate.team] >= team:
+        return f"team {candidate.team} has {hand.teams[candidate.team]} of {team} runs going on"
+    profile = limits.profiles.get(candidate.profile)
+    if profile is not None and hand.profiles[candidate.profile] >= profile:
+        return f"profile {candidate.profile} has {hand.profiles[candidate.profile]} of {profile} runs going on"
+    return ""
+
+
+def ordered(candidates: Iterable[Ready], hand: InHand) -> list[Ready]:
+    """The order in which ready runs are taken. Pure."""
+    return sorted(
+        candidates,
+        key=lambda one: (-one.priority, hand.teams[one.team], hand.profiles[one.profile], one.created_at, one.run),
+    )
+
+
+def next_run(connection: Connection, now_us: int, limits: QueueLimits) -> RunId | None:
+    """The run to be claimed now; None where none is ready or none has room."""
+    candidates = ready(connection, now_us)
+    if not candidates:
+        return None
+    hand = in_hand(connection, now_us)
+    return next((one.run for one in ordered(candidates, hand) if not held_by(one, hand, limits)), None)
+
+
+def place(connection: Connection, run: RunId, now_us: int, limits: QueueLimits) -> Place | None:
+    """Where a ready run stands in the queue; None where it is not ready."""
+    hand = in_hand(connection, now_us)
+    line = ordered(ready(connection, now_us), hand)
+    for ahead, one in enumerate(line):
+        if one.run == run:
+            return Place(ahead, held_by(one, hand, limits))
+    return None
+
+
+_DECIDED = (
+    exists()
+    .where(calls.c.run == runs.c.id, calls.c.state == CallState.WAITING.value)
+    .where(escalations.c.id == calls.c.escalation)
+    .where(or_(escalations.c.state != "open", escalations.c.expires_at <= bindparam("in_now")))
+)
+
+
+def wake_decided(tx: Transaction) -> int:
+    """Queue every run that waits for people and has a call that nobody needs to decide any more.
+
+    The safety net behind `control.wake`: a vote cast by a program that did not call it is found here, as is one on a
+    card that several runs share. Returns how many were woken.
+    """
+    return tx.connection.execute(
+        update(runs)
+        .where(runs.c.state == RunState.PARKED.value, runs.c.waits_for == WaitsFor.PEOPLE.value, _DECIDED)
+        .values(state=RunState.QUEUED.value, waits_for="", wake_at=None, detail=""),
+        {"in_now": micros(tx.now)},
+    ).rowcount

@@ -1,0 +1,136 @@
+"""Workers: what they take, in which order, and how they let go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringfence_agents import control
+from ringfence_agents.model import Answer, ModelRequest, OnDelta
+from ringfence_agents.ports import Limits
+from ringfence_agents.queue import QueueLimits, place, wake_decided
+from ringfence_agents.runs import RunState
+from ringfence_agents.worker import Pace, Worker
+from ringfence_audit.port import Transaction
+from ringfence_tools import escalations, review
+from ringfence_tools.calls import Effect, EscalationId, RunId
+from ringfence_tools.clock import micros
+from tests.fakes.model import ScriptedModel, call, finishes, says
+from tests.integration.agents.house import ANA, RUN, House
+
+CURL = "curl https://pypi.example.org/"
+PACE = Pace(look_s=0.02, sweep_s=0.02, drain_s=5)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House.build(tmp_path, effects={CURL: Effect.ESCALATE})
+    with house.store:
+        yield house
+
+
+class Gated(ScriptedModel):
+    """Answers only once the test opens it."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.opened = asyncio.Event()
+
+    async def answer(self, request: ModelRequest, on_delta: OnDelta) -> Answer:
+        self.asked.append(request)
+        await self.opened.wait()
+        return finishes()
+
+
+async def until(house: House, runs: list[RunId], states: set[RunState]) -> None:
+    async with asyncio.timeout(20):
+        while {(await house.record(run)).state for run in runs} - states:
+            await asyncio.wait({asyncio.create_task(house.record())}, timeout=1)
+
+
+async def test_a_paused_run_is_never_taken(house: House) -> None:
+    await house.open()
+    await house.store.write(lambda tx: control.pause(tx, RUN, by="person:ana", reason="lunch"))
+    other = await house.open(RunId("r2"))
+    worker = Worker(house.store, house.runner(ScriptedModel([finishes()])), pace=PACE)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.run())
+        await until(house, [other], {RunState.FINISHED})
+        worker.drain()
+    assert (await house.record()).state is RunState.PARKED
+
+
+async def test_limits_hold_and_what_waits_says_why(house: House) -> None:
+    runs = [await house.open(RunId(f"r{n}")) for n in range(3)]
+    model = Gated()
+    limits = QueueLimits(profiles={"default": 2})
+    worker = Worker(house.store, house.runner(model), pace=PACE, limits=limits)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.run())
+        while len(model.asked) < 2:
+            await asyncio.wait({asyncio.create_task(house.record())}, timeout=1)
+        where = await house.store.write(lambda tx: place(tx.connection, runs[2], micros(tx.now), limits))
+        assert where is not None
+        assert (where.ahead, where.held_by) == (0, "profile default has 2 of 2 runs going on")
+        assert len(model.asked) == 2
+        model.opened.set()
+        await until(house, runs, {RunState.FINISHED})
+        worker.drain()
+
+
+async def test_a_draining_worker_leaves_its_runs_queued_for_another(house: House) -> None:
+    runs = [await house.open(RunId(f"r{n}")) for n in range(5)]
+    model = Gated()
+    worker = Worker(house.store, house.runner(model, limits=Limits(watch_s=0.05)), pace=PACE)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.run())
+        while len(model.asked) < 5:
+            await asyncio.wait({asyncio.create_task(house.record())}, timeout=1)
+        worker.drain()
+    assert {(await house.record(run)).state for run in runs} == {RunState.QUEUED}
+    second = Worker(house.store, house.runner(ScriptedModel([finishes()]), worker="w2"), pace=PACE)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(second.run())
+        await until(house, runs, {RunState.FINISHED})
+        second.drain()
+
+
+async def test_a_vote_wakes_a_parked_run_even_where_nobody_told_the_worker(house: House) -> None:
+    await house.open()
+    model = ScriptedModel([says("", call("shell", {"command": CURL})), finishes()])
+    worker = Worker(house.store, house.runner(model), pace=PACE)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.run())
+        await until(house, [RUN], {RunState.PARKED})
+
+        def vote(tx: Transaction) -> None:
+            found = escalations.get(tx.connection, EscalationId(1))
+            review.approve(tx, found.id, ANA, digest=found.digest)
+
+        await house.store.write(vote)
+        await until(house, [RUN], {RunState.FINISHED})
+        worker.drain()
+    assert house.commands() == [CURL]
+
+
+async def test_an_undecided_run_is_not_woken(house: House) -> None:
+    await house.open()
+    model = ScriptedModel([says("", call("shell", {"command": CURL})), finishes()])
+    await house.runner(model).drive(RUN)
+    assert await house.store.write(wake_decided) == 0
+    house.clock.pass_s(5 * 3600)
+    assert await house.store.write(wake_decided) == 1
+
+
+async def test_many_runs_at_once_all_end(house: House) -> None:
+    runs = [await house.open(RunId(f"r{n}")) for n in range(20)]
+    model = ScriptedModel([says("", call("shell", {"command": "true"})), finishes()])
+    worker = Worker(house.store, house.runner(model), pace=PACE)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.run())
+        await until(house, runs, {RunState.FINISHED})
+        worker.drain()
+    assert len(house.commands()) == 20
