@@ -109,10 +109,14 @@ def every(connection: Connection, *, run: RunId | None = None) -> tuple[Grant, .
 def take(
     tx: Transaction, run: RunId, accesses: Sequence[Access], *, call: CallKey | None
 ) -> tuple[GrantId, ...] | None:
-    """Take one use of a grant for every access, or none at all and return None. Records each use."""
+    """Take one use of a grant for every access, or none at all and return None. Records each use.
+
+    A grant of one call counts for that call; with no `call` (the proxy, which sees connections and not calls) for as
+    long as its call acts, since it ends with it.
+    """
     now_us = micros(tx.now)
     chosen: dict[GrantId, Grant] = {}
-    candidates = [grant for grant in live(tx.connection, run, now_us) if grant.call in ("", str(call or ""))]
+    candidates = [grant for grant in live(tx.connection, run, now_us) if call is None or grant.call in ("", str(call))]
     for access in accesses:
         grant = next((grant for grant in candidates if grant.covers(access)), None)
         if grant is None:

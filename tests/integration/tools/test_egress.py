@@ -147,3 +147,24 @@ async def test_a_tunnel_ends_with_its_grant_and_not_with_its_last_use(store: Sql
     assert await keeper.stands([REQUEST]) == {REQUEST.id}
     await store.write(lambda tx: grants.revoke(tx, given, by="person:ana"))
     assert await keeper.stands([REQUEST]) == frozenset()
+
+
+async def test_what_was_approved_for_one_call_opens_its_tunnel_while_it_acts(store: SqlStore, clock: Clock) -> None:
+    approved = Access(
+        Family.NETWORK, "index.example:443", {"method": "GET", "url": "https://index.example/", "sends": False}
+    )
+    await store.write(
+        lambda tx: grants.give(
+            tx,
+            run=RUN,
+            call="run-1/4/0",
+            tool="shell",
+            accesses=(approved,),
+            width="once",
+            uses=None,
+            expires_at=micros(clock.now) + 60_000_000,
+            given_by="system:gate",
+            escalation=EscalationId(2),
+        )
+    )
+    assert (await egress(store, ASKS, clock=clock).admit(REQUEST)).is_allowed
