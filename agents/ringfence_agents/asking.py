@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import orjson
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import insert, update
 
 from ringfence_agents.compaction import Compaction, View, plan, tokens_under
 from ringfence_agents.conversation import MessageRow, Role
 from ringfence_agents.drive import Drive
 from ringfence_agents.errors import ContextTooLong
 from ringfence_agents.leases import set_closing
-from ringfence_agents.model import ToolSchema, estimate_tokens
+from ringfence_agents.model import ToolSchema
+from ringfence_agents.pending import Pending, pending_of
 from ringfence_agents.runs import Closing, RunState
 from ringfence_agents.schema import inbox, messages, runs
 from ringfence_agents.switch import Stop, StopKind
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
-from ringfence_tools.budget import Exceeded, Unit, reserve, run_scope, usage
+from ringfence_tools.budget import Exceeded, Unit, reserve, run_scope
 from ringfence_tools.calls import RunId
 
 MARGIN_TOKENS = 256
@@ -44,13 +45,6 @@ def exchange_holder(run: RunId, turn: int) -> str:
     return f"{run}/{turn}/exchange"
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    inbox_ids: tuple[int, ...]
-    rows: tuple[MessageRow, ...]
-    is_capped: bool
-
-
 async def prepare(drive: Drive, *, limit_percent: int) -> Asked | None:
     """Make the next question ready; None where the run ends or parks instead (`drive` says which).
 
@@ -60,12 +54,13 @@ async def prepare(drive: Drive, *, limit_percent: int) -> Asked | None:
     if record.turn >= drive.equipment.limits.turns:
         await end(drive, Closing(RunState.EXHAUSTED, f"{record.turn} turns are used up"))
         return None
-    scopes = drive.context.scopes
-    pending = await drive.store.read(lambda connection: _pending(connection, drive, scopes))
-    tools = drive.equipment.toolbox.schemas()
-    tools_tokens = estimate_tokens(orjson.dumps(tools).decode())
+    scopes, offer = drive.context.scopes, drive.offer
+    pending, drive.pending = drive.pending, None
+    if pending is None:
+        pending = await drive.store.read(lambda connection: pending_of(connection, record, scopes))
+    tools, tools_tokens = offer.tools, offer.tokens
     room = (model.window_tokens - model.max_output_tokens - tools_tokens - MARGIN_TOKENS) * limit_percent // 100
-    rows, compaction = _made_to_fit(drive, pending.rows, room)
+    rows, compaction = _made_to_fit(drive, pending.rows(record), room)
     max_output = model.max_output_tokens
     if rows or pending.is_capped:
         tokens = tools_tokens + (tokens_under(drive.view, compaction) if compaction else drive.view.tokens)
@@ -83,27 +78,6 @@ async def end(drive: Drive, closing: Closing) -> None:
     """Decide how the run ends, durably."""
     await drive.store.write(lambda tx: set_closing(tx, drive.lease, closing))
     drive.record = replace(drive.record, closing=drive.record.closing or closing)
-
-
-_INBOX = (
-    select(inbox.c.id, inbox.c.author, inbox.c.text)
-    .where(inbox.c.run == bindparam("in_run"), inbox.c.delivered_seq.is_(None))
-    .order_by(inbox.c.id)
-)
-
-
-def _pending(connection: Connection, drive: Drive, scopes: Sequence[str]) -> _Pending:
-    record = drive.record
-    letters = connection.execute(_INBOX, {"in_run": record.id}).all()
-    rows = tuple(
-        MessageRow(
-            record.id, record.next_seq + index, record.turn, Role.PERSON, {"author": row.author, "content": row.text}
-        )
-        for index, row in enumerate(letters)
-    )
-    metered = (Unit.TOKENS, Unit.MICRO_USD)
-    is_capped = any(unit in metered for scope in scopes for unit in usage(connection, scope))
-    return _Pending(tuple(row.id for row in letters), rows, is_capped)
 
 
 def _made_to_fit(drive: Drive, rows: Sequence[MessageRow], room: int) -> tuple[list[MessageRow], Compaction | None]:
@@ -125,7 +99,7 @@ def _made_to_fit(drive: Drive, rows: Sequence[MessageRow], room: int) -> tuple[l
 
 
 async def _write(
-    drive: Drive, pending: _Pending, rows: list[MessageRow], *, scopes: Sequence[str], input_tokens: int
+    drive: Drive, pending: Pending, rows: list[MessageRow], *, scopes: Sequence[str], input_tokens: int
 ) -> int | Exceeded:
     """Store rows and reserve; return the output tokens that the budget leaves room for."""
     record, model = drive.record, drive.equipment.model
@@ -138,8 +112,8 @@ async def _write(
             tx.connection.execute(insert(messages), [row.to_row() for row in rows])
             values = {"next_seq": record.next_seq + len(rows)}
             tx.connection.execute(update(runs).where(runs.c.id == record.id).values(**values))
-        for letter, row in zip(pending.inbox_ids, pending.rows, strict=True):
-            tx.connection.execute(update(inbox).where(inbox.c.id == letter).values(delivered_seq=row.seq))
+        for letter, row in zip(pending.letters, rows, strict=False):
+            tx.connection.execute(update(inbox).where(inbox.c.id == letter.id).values(delivered_seq=row.seq))
         if event is not None:
             tx.record(event)
         if not pending.is_capped:

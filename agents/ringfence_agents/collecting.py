@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sqlalchemy import bindparam, insert, update
 
@@ -11,6 +11,7 @@ from ringfence_agents.conversation import MessageRow, Role, echo_ids, tool_body
 from ringfence_agents.drive import Drive
 from ringfence_agents.loops import LoopVerdict, judge_loop
 from ringfence_agents.model import ModelCall, SeenResult
+from ringfence_agents.pending import Pending, pending_of
 from ringfence_agents.runs import Closing, RunRecord, RunState
 from ringfence_agents.schema import messages, runs
 from ringfence_agents.todo import Next, Todo, todo
@@ -18,7 +19,7 @@ from ringfence_audit.events import JsonValue
 from ringfence_audit.port import Transaction
 from ringfence_tools.calls import ResultStatus, ToolResult
 from ringfence_tools.clock import micros
-from ringfence_tools.ledger import CallRow, calls_of_turn
+from ringfence_tools.ledger import CallRow
 
 NUDGE_LOOP = (
     "You have made the same call several times in a row and nothing changed. Try something else, ask a person with "
@@ -31,12 +32,12 @@ async def collect(drive: Drive) -> Todo:
     """Store the results where all are there, and say what is next. Raises `LeaseLost`, `LogUnavailable`."""
     record, limits = drive.record, drive.equipment.limits
 
-    def work(tx: Transaction) -> tuple[Todo, tuple[CallRow, ...], list[MessageRow], RunRecord]:
+    def work(tx: Transaction) -> _Collected:
         drive.context.guard(tx)
         next_todo = todo(tx.connection, record, micros(tx.now))
         if next_todo.next is not Next.COLLECT:
-            return next_todo, (), [], record
-        rows = calls_of_turn(tx.connection, record.id, record.turn)
+            return _Collected(next_todo, (), [], record, None)
+        rows = next_todo.rows
         is_loop = judge_loop(record.recent, nudge_at=limits.loop_nudge, end_at=limits.loop_end) is LoopVerdict.NUDGE
         said = _said(record, rows, is_loop=is_loop)
         closing = _closing(record, rows)
@@ -46,14 +47,24 @@ async def collect(drive: Drive) -> Todo:
         if said:
             tx.connection.execute(insert(messages), [row.to_row() for row in said])
         tx.connection.execute(_COLLECTED, _columns(after))
-        return Todo(Next.THINK if after.closing is None else Next.END), rows, said, after
+        pending = pending_of(tx.connection, after, drive.context.scopes)
+        return _Collected(Todo(Next.THINK if after.closing is None else Next.END), rows, said, after, pending)
 
-    next_todo, rows, said, after = await drive.store.write(work)
-    drive.record = after
-    drive.view.add(said)
-    if rows:
-        drive.last_results = seen(rows)
-    return next_todo
+    done = await drive.store.write(work)
+    drive.record, drive.pending = done.after, done.pending
+    drive.view.add(done.said)
+    if done.rows:
+        drive.last_results = seen(done.rows)
+    return done.todo
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    todo: Todo
+    rows: tuple[CallRow, ...]
+    said: list[MessageRow]
+    after: RunRecord
+    pending: Pending | None
 
 
 _COLLECTED = (

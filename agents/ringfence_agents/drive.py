@@ -8,13 +8,16 @@ are read anew).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import orjson
 
 from ringfence_agents.compaction import View
 from ringfence_agents.leases import Lease
-from ringfence_agents.model import SeenResult
-from ringfence_agents.ports import Equipment
+from ringfence_agents.model import SeenResult, ToolSchema, estimate_tokens
+from ringfence_agents.pending import Pending
+from ringfence_agents.ports import Equipment, Tools
 from ringfence_agents.runs import RunRecord
 from ringfence_agents.sandboxes import SandboxHolder
 from ringfence_agents.switch import Switch
@@ -48,6 +51,19 @@ class Stopwatch:
         self._since -= elapsed_ms / 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The tools as the model is offered them, and about how many tokens that takes. Made once a lease."""
+
+    tools: Sequence[ToolSchema]
+    tokens: int
+
+    @classmethod
+    def of(cls, tools: Tools) -> Offer:
+        schemas = tools.schemas()
+        return cls(schemas, estimate_tokens(orjson.dumps(schemas).decode()))
+
+
 @dataclass
 class Drive:
     """One lease at work. Used by the tasks of one run on one event loop."""
@@ -60,8 +76,11 @@ class Drive:
     switch: Switch
     stopwatch: Stopwatch
     holder: SandboxHolder
+    offer: Offer
     view: View = field(default_factory=View)
     last_results: tuple[SeenResult, ...] = ()
+    pending: Pending | None = None
+    """What the last transaction saw waiting for the next question; None where it must be read."""
     active_ms: int = 0
     """Wall time that the tables hold."""
 

@@ -12,7 +12,7 @@ import asyncio
 from ringfence_agents.asking import end
 from ringfence_agents.collecting import seen
 from ringfence_agents.conversation import agent_words, rows_since
-from ringfence_agents.drive import Drive, Stopwatch
+from ringfence_agents.drive import Drive, Offer, Stopwatch
 from ringfence_agents.endings import close
 from ringfence_agents.errors import ContextTooLong, ModelRefused, ModelUnavailable, ReplayDiverged, SandboxRefused
 from ringfence_agents.graph import RunGraph, build_graph, enter
@@ -145,7 +145,16 @@ class Runner:
             says=agent_words,
         )
         drive = Drive(
-            self._store, lease, record, equipment, context, switch, Stopwatch(), holder, active_ms=record.active_ms
+            self._store,
+            lease,
+            record,
+            equipment,
+            context,
+            switch,
+            Stopwatch(),
+            holder,
+            Offer.of(equipment.toolbox),
+            active_ms=record.active_ms,
         )
         if record.request is Request.CANCEL:
             switch.throw(Stop(StopKind.CANCEL, record.requested_by, record.request_reason), grace_s=0)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from ringfence_agents.runs import RunRecord
 from ringfence_tools.calls import CallKey
-from ringfence_tools.ledger import CallState, calls_of_turn, startable
+from ringfence_tools.ledger import CallRow, CallState, calls_of_turn, startable
 
 
 class Next(StrEnum):
@@ -24,6 +24,8 @@ class Next(StrEnum):
 class Todo:
     next: Next
     start: tuple[CallKey, ...] = ()
+    rows: tuple[CallRow, ...] = ()
+    """The calls of the turn, where all have their results."""
 
 
 def todo(connection: Connection, record: RunRecord, now_us: int) -> Todo:
@@ -34,6 +36,6 @@ def todo(connection: Connection, record: RunRecord, now_us: int) -> Todo:
         return Todo(Next.THINK)
     rows = calls_of_turn(connection, record.id, record.turn)
     if all(row.state is CallState.DONE for row in rows):
-        return Todo(Next.COLLECT)
+        return Todo(Next.COLLECT, rows=rows)
     start = startable(connection, record.id, record.turn, now_us)
     return Todo(Next.CALL, start) if start else Todo(Next.END)
