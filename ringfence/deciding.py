@@ -13,6 +13,7 @@ from ringfence.render import Output
 from ringfence.reviewing import card_of, cast_answer, cast_approval, cast_denial, cast_edit, edited_arguments, show_card
 from ringfence.session import Session, now_us
 from ringfence_tools import escalations
+from ringfence_tools.calls import GrantWidth
 from ringfence_tools.card import Card
 from ringfence_tools.errors import ToolsError
 from ringfence_tools.escalations import Escalation, EscalationState
@@ -28,11 +29,17 @@ class Reader:
     """One person reading one card: which findings they have opened."""
 
     card: Card
+    widest_grant: GrantWidth = "once"
     opened: set[int] = field(default_factory=set)
 
     @property
     def unopened(self) -> tuple[int, ...]:
         return tuple(n for n in range(1, len(self.card.findings) + 1) if n not in self.opened)
+
+    @property
+    def approving(self) -> tuple[str, ...]:
+        """The keys that approve: a grant for the task only where the card offers one."""
+        return ("a", "g") if self.widest_grant != "once" else ("a",)
 
     @property
     def seen(self) -> str:
@@ -44,7 +51,7 @@ async def decide_here(session: Session, found: Escalation) -> Escalation:
     output = session.output
     if found.kind == "question":
         return await _answer(session, found)
-    reader = Reader(card_of(found))
+    reader = Reader(card_of(found), found.terms.widest_grant)
     show_card(output, found)
 
     async def is_over() -> bool:
@@ -68,7 +75,7 @@ async def decide_here(session: Session, found: Escalation) -> Escalation:
 def _prompt(reader: Reader) -> str:
     if reader.unopened:
         return f"[{'/'.join(str(number) for number in reader.unopened)} open first, d, D, e, ?]"
-    return "[a, g, e, d, D, ?]"
+    return f"[{', '.join(key for key in (*reader.approving, 'e', 'd', 'D', '?'))}]"
 
 
 async def _press(session: Session, found: Escalation, reader: Reader, key: str) -> Escalation | None:

@@ -196,5 +196,5 @@ def _decision_json(decision: Decision) -> dict[str, JsonValue]:
 
 
 def _cut(text: str) -> str:
-    flat = text.replace("\n", " ⏎ ")
+    flat = text.replace("\n", " ⏎ ").replace("\t", "    ")
     return flat if len(flat) <= _LINE_CHARS else flat[: _LINE_CHARS - 1] + "…"

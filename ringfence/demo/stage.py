@@ -1,4 +1,4 @@
-"""What the demo plays on: a fresh copy of the sample project, a profile, and a state folder that goes with it."""
+"""What the demo plays on: a fresh copy of the sample project, notes outside it, a profile, and a state folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringfence.errors import Mistake
-from ringfence.settings import Settings, load_settings
+from ringfence.settings import Settings, load_settings, make_home
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -27,10 +27,21 @@ rules:
   - {{id: upload, ask: [network], sends: true, who: {{any: [owner]}}, expires: {wait}, widest_grant: once}}
   - id: outside
     ask: [files]
-    paths: ["/home/finance/**"]
+    paths: ["{finance}/**"]
     who: {{any: [owner]}}
     expires: {wait}
     widest_grant: once
+  - id: keys
+    forbid: [files]
+    paths: ["/root/.ssh/**", "/home/*/.ssh/**"]
+    say: Keys are never part of a task. Work with the files under /workspace.
+"""
+
+
+NOTES = """\
+# Rounding, by the finance team
+
+F-7  Half a cent is rounded up.
 """
 
 
@@ -49,15 +60,24 @@ def staged(*, card_wait: str) -> Iterator[Stage]:
     """Set the stage; everything is gone afterwards. `card_wait` is how long a card waits, such as `3s`."""
     if not (EXAMPLES / "invoices").is_dir():
         raise Mistake("the sample project is not here", fix="Run the demo from a checkout of Ringfence: make demo")
-    with tempfile.TemporaryDirectory(prefix="ringfence-demo-") as folder:
+    usual = load_settings()
+    make_home(usual)
+    # Not below /tmp, which is the sandbox's own inside: the notes are to be shown there when a person says so.
+    with tempfile.TemporaryDirectory(prefix="demo-", dir=usual.home) as folder:
         root = Path(folder)
+        finance = root / "finance"
+        finance.mkdir()
+        (finance / "rounding.md").write_text(NOTES)
         repository = root / "invoices"
         shutil.copytree(EXAMPLES / "invoices", repository, ignore=shutil.ignore_patterns("__pycache__"))
         _commit(repository)
         profile = root / "demo.yaml"
-        profile.write_text(PROFILE.format(wait=card_wait))
+        profile.write_text(PROFILE.format(wait=card_wait, finance=finance))
+        transcript = root / "transcript.jsonl"
+        recorded = (EXAMPLES / "demo" / "transcript.jsonl").read_text(encoding="utf-8")
+        transcript.write_text(recorded.replace("@FINANCE@", str(finance)), encoding="utf-8")
         settings = load_settings(home=root / "state")
-        yield Stage(repository, profile, EXAMPLES / "demo" / "transcript.jsonl", settings)
+        yield Stage(repository, profile, transcript, settings)
 
 
 def _commit(repository: Path) -> None:

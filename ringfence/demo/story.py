@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ringfence.demo.agent_prompt import be_the_agent
@@ -17,6 +18,7 @@ from ringfence.session import Session
 from ringfence.verifying import verdict_of_file
 from ringfence.wiring import open_workshop
 from ringfence_agents.runs import RunRecord, RunState, load
+from ringfence_audit.events import JsonValue
 from ringfence_audit.query import story
 from ringfence_audit.tampering import copy_with_one_byte_changed
 from ringfence_tools.calls import RunId
@@ -77,7 +79,7 @@ async def _play(session: Session, stage: Stage) -> tuple[int, RunId]:
 
 
 async def _trace(session: Session, record: RunRecord) -> None:
-    """Follow the last line that the patch adds back to the call that wrote it, and to who let it."""
+    """Follow the first line that the patch adds back to the call that wrote it, and to who let what led to it."""
     output = session.output
     result = await result_of(session.store, record)
     patch = Path(str(result["patch"])).read_text(errors="replace").splitlines()
@@ -85,20 +87,38 @@ async def _trace(session: Session, record: RunRecord) -> None:
     if not added:
         return
     _title(output, "Where does this line come from?")
-    output.line(("  + ", "good"), (added[-1], "good"))
+    output.line(("  + ", "good"), (added[0], "good"))
     entries = await session.store.read(lambda connection: list(story(connection, record.id)))
     for entry in entries:
-        if entry.kind == "call.intent" and added[-1] in str(entry.data.get("arguments", "")):
+        if entry.kind == "call.intent" and (people := _listed(entry.data.get("approvers"))):
+            output.line(
+                f"entry {entry.position}: before it, {entry.data.get('tool')} {entry.data.get('arguments')}, "
+                f"approved by {people} in E-{entry.data.get('escalation')}"
+            )
+        if entry.kind == "call.intent" and added[0] in str(entry.data.get("arguments", "")):
             decided = entry.data.get("decision")
-            rules = decided.get("rules") if isinstance(decided, dict) else ""
-            approvers = entry.data.get("approvers") or "no person needed"
+            rules = decided.get("rules") if isinstance(decided, dict) else None
+            approvers = _listed(entry.data.get("approvers")) or "nobody, since it stays inside the sandbox"
             output.line(
                 f"entry {entry.position}: {entry.data.get('tool')}, call {entry.call}, for {entry.on_behalf_of}"
             )
-            output.line(f"allowed by {rules}; approved by: {approvers}")
+            output.line(f"decided by rule {_listed(rules) or 'none'}; approved by {approvers}")
     refused = [entry for entry in entries if entry.kind == "escalation.settled"]
     for entry in refused:
-        output.line(f"entry {entry.position}: E-{entry.data.get('escalation')} was {entry.data.get('state')}")
+        by = _listed([vote.get("person") for vote in _votes(entry.data.get("votes"))]) or "nobody"
+        output.line(
+            f"entry {entry.position}: E-{entry.data.get('escalation')} {entry.data.get('state')}, decided by {by}"
+        )
+
+
+def _listed(value: JsonValue) -> str:
+    """A list of texts as one text; "" for anything else or an empty one."""
+    return ", ".join(str(item) for item in value) if isinstance(value, Sequence) and not isinstance(value, str) else ""
+
+
+def _votes(value: JsonValue) -> list[Mapping[str, JsonValue]]:
+    votes = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    return [vote for vote in votes if isinstance(vote, Mapping)]
 
 
 async def _prove(session: Session, stage: Stage) -> bool:

@@ -44,8 +44,10 @@ class LocalSandbox(ServedSandbox):
     async def remount(self, mounts: tuple[Mount, ...]) -> None:
         if self.is_running:
             await self.suspend()
-        # The spec keeps the toolchains; what is granted comes and goes beside them.
-        granted = dataclasses.replace(self._spec, mounts=(*self._spec.mounts, *mounts))
+        # The spec keeps the toolchains; what is granted comes and goes beside them. A granted path that this machine
+        # does not have shows nothing: the agent then learns that there is no such file.
+        shown = tuple(mount for mount in mounts if mount.source.exists())
+        granted = dataclasses.replace(self._spec, mounts=(*self._spec.mounts, *shown))
         launched = await self._backend.restart(granted, self._egress)
         self._process = launched.process
         self.reconnect(launched.connection)

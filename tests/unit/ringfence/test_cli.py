@@ -26,7 +26,7 @@ def _commands(command: object, name: str) -> Iterator[tuple[str, str]]:
         yield from _commands(child, f"{name} {below}")
 
 
-@pytest.mark.parametrize(("name", "text"), _commands(get_command(app), "ringfence"))
+@pytest.mark.parametrize(("name", "text"), list(_commands(get_command(app), "ringfence")))
 def test_every_command_has_one_line_of_help(name: str, text: str) -> None:
     assert text.strip(), name
     assert "\n" not in text.strip(), name
