@@ -406,7 +406,8 @@ class Gate:
     ) -> Settled:
         used = 0 if result.status is ResultStatus.BUDGET else 1
         budget.settle(tx, str(row.key), {Unit.TOOL_CALLS: used})
-        grants.end_of_call(tx, row.key)
+        if row.escalation is not None:
+            grants.end_of_call(tx, row.key)
         ledger.to_done(tx, row, result)
         tx.record(gate_events.outcome(context.agent, context.person, row, result=result, digest=digest))
         return Settled(result)
