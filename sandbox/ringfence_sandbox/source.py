@@ -165,7 +165,8 @@ def _changed(git_dir: Path, checkout: _Checkout) -> Sequence[str]:
     _git(git_dir, "update-ref", "--no-deref", "HEAD", _head(checkout, checkout.git_dir)[0])
     for name in (checkout.git_dir / "index", *checkout.git_dir.glob("sharedindex.*")):
         if name.is_file():
-            shutil.copyfile(name, git_dir / name.name)
+            # With its times: git compares contents where a file is as young as the index that knows it.
+            shutil.copy2(name, git_dir / name.name)
     arguments = ("-c", "core.bare=false", f"--work-tree={checkout.top}")
     status = ("status", "--porcelain=v1", "-z", "--untracked-files=no", "--ignore-submodules=all", "--no-renames")
     done = _git(git_dir, *arguments, *status, check=False)

@@ -24,6 +24,7 @@ extends: default@1
 rules:
   - {id: net-unlisted, ask: [network], who: {any: [owner]}, expires: 1s, widest_grant: task}
   - {id: upload, ask: [network], sends: true, who: {any: [owner]}, expires: 1s, widest_grant: once}
+  - {id: keys, forbid: [files], paths: ["/root/.ssh/**"]}
   - {id: outside, ask: [files], paths: ["/home/finance/**"], who: {any: [owner]}, expires: 1s, widest_grant: once}
 """
 
@@ -40,6 +41,9 @@ class Person:
         git(self.repository, "commit", "-q", "-m", "start")
         self.profile = folder / "test.yaml"
         self.profile.write_text(PROFILE)
+        self.transcript = folder / "transcript.jsonl"
+        recorded = (ROOT / "examples" / "demo" / "transcript.jsonl").read_text()
+        self.transcript.write_text(recorded.replace("@FINANCE@", "/home/finance"))
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "ringfence", *words]
@@ -55,8 +59,8 @@ class Person:
             command, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120
         )
 
-    def run_words(self, transcript: Path = ROOT / "examples" / "demo" / "transcript.jsonl") -> tuple[str, ...]:
-        model = f"replay:{transcript}"
+    def run_words(self) -> tuple[str, ...]:
+        model = f"replay:{self.transcript}"
         options = ("--repo", str(self.repository), "--profile", str(self.profile), "--model", model, "--json")
         return ("run", *options, "Fix the failing test")
 
@@ -140,7 +144,7 @@ def test_a_run_killed_in_the_middle_goes_on_without_repeating_anything(person: P
         assert process.stdout is not None
         run = json.loads(process.stdout.readline())["run_id"]
         for line in process.stdout:
-            if '"rounding.md' in line or "/home/finance" in line:
+            if "pyp" in line and "ratekit" in line:
                 break
         process.send_signal(signal.SIGKILL)
     resumed = _resumed(person, run)
