@@ -52,7 +52,7 @@ def apply(delivery: Delivery, checkout: Path, *, seen: frozenset[str]) -> None:
     """
     unseen = [finding for finding in delivery.notable if finding.path not in seen]
     if unseen:
-        names = " ".join(f"--accept {finding.path}" for finding in unseen)
+        names = " ".join(f"--seen {finding.path}" for finding in unseen)
         raise Refused(f"{unseen[0].path} {unseen[0].reason}; a person must accept it by name", fix=f"Add {names}")
     root = _root_of(checkout)
     for change in delivery.changes:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ringfence_audit.events import JsonValue
     from ringfence_audit.facts import Entry
 
-group = typer.Typer(no_args_is_help=True, help="Ask what happened, verify, export.")
+group = typer.Typer(no_args_is_help=True, help="Ask what happened, and verify it.")
 
 
 @group.command()
