@@ -158,9 +158,12 @@ class Call(Paused):
 
     def end(self, ending: str, detail: str) -> None:
         """End the whole tree now; the outcome follows when the keeper has buried it."""
-        if self.is_told or self.keeper is None:
+        if self.keeper is None:
             return
-        if not self.ending:
+        if self.is_told:
+            # Told long ago; what it left in the background ends now, and its log says why.
+            self.capture.add(f"\n[{ending}: {detail}]\n".encode())
+        elif not self.ending:
             self.ending, self.detail = ending, detail
         self.runner.kill_tree(self)
 

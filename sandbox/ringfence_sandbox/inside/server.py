@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from .watch import Watch
     from .wire import Header
 else:
     import _signal
@@ -57,6 +58,7 @@ class Server:
         self.layers: list[Header] = []
         self.children: dict[int, Callable[[int], None]] = {}
         self.is_sealed = False
+        self.watch: Watch | None = None
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -149,6 +151,11 @@ class Server:
 
         running = self.running[call] = Call(order, self.runner, lambda data: self._stream(call, data), end)
         running.start()
+        if self.watch is None:
+            from .watch import Watch
+
+            self.watch = Watch(self)
+        self.watch.start()
 
     def _order(self, header: Header, body: bytes) -> Order:
         argv = header.get("argv")
@@ -254,6 +261,7 @@ def greeting(server: Server) -> Header:
 def prepare(settings: Settings) -> list[Header]:
     """Harden this process, make what commands need. Returns the layers as found; what is missing is said."""
     layers: list[Header] = []
+    _close_strangers({0, 1, 2, settings.egress_fd})
     _raise_oom_score()
     kernel.must_prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.must_prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
@@ -267,6 +275,16 @@ def prepare(settings: Settings) -> list[Header]:
         except OSError as error:
             layers.append({"name": "landlock", "is_held": False, "detail": str(error)})
     return layers
+
+
+def _close_strangers(kept: set[int]) -> None:
+    """Close what the launcher left open: nothing of the host stays in reach."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue  # the descriptor of the listing itself
 
 
 def _raise_oom_score() -> None:
