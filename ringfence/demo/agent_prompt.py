@@ -26,7 +26,7 @@ from ringfence_tools.profile import parse_profile
 
 HELP = """\
 Type a command, as the agent's shell would run it: try `cat /etc/shadow`, `curl https://example.org`, `ps aux`.
-Or a tool call: `read_file {"path": "README.md"}`, `read_file {"path": "/root/.ssh/id_ed25519"}`.
+Or a tool call: `read_file {"path": "README.md"}`, `read_file {"path": "/home/deploy/.ssh/id_ed25519"}`.
 Leave with `exit`."""
 
 

@@ -33,7 +33,7 @@ rules:
     widest_grant: once
   - id: keys
     forbid: [files]
-    paths: ["/root/.ssh/**", "/home/*/.ssh/**"]
+    paths: ["/home/*/.ssh/**"]
     say: Keys are never part of a task. Work with the files under /workspace.
 """
 
