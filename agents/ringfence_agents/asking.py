@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import orjson
-from sqlalchemy import insert, update
+from sqlalchemy import update
 
 from ringfence_agents.compaction import Compaction, View, plan, tokens_under
-from ringfence_agents.conversation import MessageRow, Role
+from ringfence_agents.conversation import MessageRow, Role, append_rows
 from ringfence_agents.drive import Drive
 from ringfence_agents.errors import ContextTooLong
 from ringfence_agents.leases import set_closing
 from ringfence_agents.model import ToolSchema
 from ringfence_agents.pending import Pending, pending_of
 from ringfence_agents.runs import Closing, RunState
-from ringfence_agents.schema import inbox, messages, runs
+from ringfence_agents.schema import inbox, runs
 from ringfence_agents.switch import Stop, StopKind
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
@@ -109,7 +109,7 @@ async def _write(
     def work(tx: Transaction) -> int | Exceeded:
         drive.context.guard(tx)
         if rows:
-            tx.connection.execute(insert(messages), [row.to_row() for row in rows])
+            append_rows(tx.connection, rows)
             values = {"next_seq": record.next_seq + len(rows)}
             tx.connection.execute(update(runs).where(runs.c.id == record.id).values(**values))
         for letter, row in zip(pending.letters, rows, strict=False):

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, update
 
-from ringfence_agents.conversation import MessageRow, Role, echo_ids, tool_body
+from ringfence_agents.conversation import MessageRow, Role, append_rows, echo_ids, tool_body
 from ringfence_agents.drive import Drive
+from ringfence_agents.leases import IS_HELD, held_by, lost
 from ringfence_agents.loops import LoopVerdict, judge_loop
 from ringfence_agents.model import ModelCall, SeenResult
 from ringfence_agents.pending import Pending, pending_of
 from ringfence_agents.runs import Closing, RunRecord, RunState
-from ringfence_agents.schema import messages, runs
+from ringfence_agents.schema import runs
 from ringfence_agents.todo import Next, Todo, todo
 from ringfence_audit.events import JsonValue
 from ringfence_audit.port import Transaction
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.calls import ResultStatus, ToolResult
 from ringfence_tools.clock import micros
 from ringfence_tools.ledger import CallRow
@@ -33,7 +35,6 @@ async def collect(drive: Drive) -> Todo:
     record, limits = drive.record, drive.equipment.limits
 
     def work(tx: Transaction) -> _Collected:
-        drive.context.guard(tx)
         next_todo = todo(tx.connection, record, micros(tx.now))
         if next_todo.next is not Next.COLLECT:
             return _Collected(next_todo, (), [], record, None)
@@ -44,9 +45,9 @@ async def collect(drive: Drive) -> Todo:
         after = replace(
             record, collected_turn=record.turn, next_seq=record.next_seq + len(said), closing=closing or record.closing
         )
-        if said:
-            tx.connection.execute(insert(messages), [row.to_row() for row in said])
-        tx.connection.execute(_COLLECTED, _columns(after))
+        if not _COLLECTED.change(tx.connection, {**_columns(after), **held_by(drive.lease)}):
+            raise lost(drive.lease)
+        append_rows(tx.connection, said)
         pending = pending_of(tx.connection, after, drive.context.scopes)
         return _Collected(Todo(Next.THINK if after.closing is None else Next.END), rows, said, after, pending)
 
@@ -67,16 +68,16 @@ class _Collected:
     pending: Pending | None
 
 
-_COLLECTED = (
+_COLLECTED = Prepared(
     update(runs)
-    .where(runs.c.id == bindparam("in_run"))
+    .where(IS_HELD)
     .values(collected_turn=bindparam("to_turn"), next_seq=bindparam("to_seq"), closing=bindparam("to_closing"))
 )
 
 
 def _columns(after: RunRecord) -> Mapping[str, str | int]:
     closing = after.closing.to_json() if after.closing else ""
-    return {"in_run": after.id, "to_turn": after.turn, "to_seq": after.next_seq, "to_closing": closing}
+    return {"to_turn": after.turn, "to_seq": after.next_seq, "to_closing": closing}
 
 
 def seen(rows: Sequence[CallRow]) -> tuple[SeenResult, ...]:

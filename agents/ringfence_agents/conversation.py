@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from ringfence_agents.model import Message, ModelCall, estimate_tokens
 from ringfence_agents.schema import messages
 from ringfence_audit.events import JsonValue
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.calls import CallKey, RunId
 
 MESSAGE_OVERHEAD_TOKENS = 8
@@ -58,18 +59,25 @@ class MessageRow:
         return content if isinstance(content, str) else ""
 
 
-_SINCE = (
+_SINCE = Prepared(
     select(messages)
     .where(messages.c.run == bindparam("in_run"), messages.c.seq >= bindparam("in_seq"))
     .order_by(messages.c.seq)
 )
+_APPEND = Prepared(insert(messages), columns=("run", "seq", "turn", "role", "body"))
+
+
+def append_rows(connection: Connection, rows: Sequence[MessageRow]) -> None:
+    """Store message rows. They are never changed again."""
+    if rows:
+        _APPEND.many(connection, [row.to_row() for row in rows])
 
 
 def rows_since(connection: Connection, run: RunId, seq: int) -> tuple[MessageRow, ...]:
     """The message rows from `seq` on, in order."""
     return tuple(
         MessageRow(run, row.seq, row.turn, Role(row.role), json.loads(row.body))
-        for row in connection.execute(_SINCE, {"in_run": run, "in_seq": seq})
+        for row in _SINCE.all(connection, {"in_run": run, "in_seq": seq})
     )
 
 

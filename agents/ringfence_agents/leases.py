@@ -16,6 +16,7 @@ from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFo
 from ringfence_agents.schema import runs
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.calls import RunId
 from ringfence_tools.clock import micros
 from ringfence_tools.errors import LeaseLost
@@ -31,22 +32,31 @@ class Lease:
     fence: int
 
 
-_HELD = (
-    select(runs.c.id)
-    .where(
-        runs.c.id == bindparam("in_run"), runs.c.fence == bindparam("in_fence"), runs.c.worker == bindparam("in_worker")
-    )
-    .with_for_update()
+IS_HELD = and_(
+    runs.c.id == bindparam("in_run"), runs.c.fence == bindparam("in_fence"), runs.c.worker == bindparam("in_worker")
 )
+"""For an update of a run by its holder: where it touches no row, the lease is `lost`. As good as a guard, and first."""
+
+
+_HELD = Prepared(select(runs.c.id).where(IS_HELD).with_for_update())
+
+
+def held_by(lease: Lease) -> dict[str, str | int]:
+    """What `IS_HELD` compares with."""
+    return {"in_run": lease.run, "in_fence": lease.fence, "in_worker": lease.worker}
+
+
+def lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(f"run {lease.run}: {lease.worker} no longer holds it (fence {lease.fence})")
 
 
 def guard_of(lease: Lease) -> Guard:
     """Raises `LeaseLost` unless the lease still stands; on PostgreSQL it also keeps a claim waiting until commit."""
-    parameters = {"in_run": lease.run, "in_fence": lease.fence, "in_worker": lease.worker}
+    parameters = held_by(lease)
 
     def guard(tx: Transaction) -> None:
-        if tx.connection.execute(_HELD, parameters).first() is None:
-            raise LeaseLost(f"run {lease.run}: {lease.worker} no longer holds it (fence {lease.fence})")
+        if _HELD.first(tx.connection, parameters) is None:
+            raise lost(lease)
 
     return guard
 
@@ -107,17 +117,14 @@ def renew(tx: Transaction, elapsed_ms: Mapping[Lease, int], *, lease_s: int) -> 
     until = micros(tx.now) + lease_s * 1_000_000
     lost = []
     for lease, elapsed in elapsed_ms.items():
-        held = {"in_run": lease.run, "in_fence": lease.fence, "in_worker": lease.worker}
-        if not tx.connection.execute(_RENEW, {**held, "until": until, "elapsed": elapsed}).rowcount:
+        if not _RENEW.change(tx.connection, {**held_by(lease), "until": until, "elapsed": elapsed}):
             lost.append(lease)
     return frozenset(lost)
 
 
-_RENEW = (
+_RENEW = Prepared(
     update(runs)
-    .where(
-        runs.c.id == bindparam("in_run"), runs.c.fence == bindparam("in_fence"), runs.c.worker == bindparam("in_worker")
-    )
+    .where(IS_HELD)
     .values(lease_until=bindparam("until"), active_ms=runs.c.active_ms + bindparam("elapsed"))
 )
 

@@ -11,24 +11,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, update
 
 from ringfence_agents.asking import Asked, exchange_holder, prepare
-from ringfence_agents.conversation import MessageRow, Role, assistant_body
+from ringfence_agents.conversation import MessageRow, Role, append_rows, assistant_body
 from ringfence_agents.drive import Drive
 from ringfence_agents.errors import ContextTooLong
+from ringfence_agents.leases import IS_HELD, held_by, lost
 from ringfence_agents.loops import KEPT_SIGNATURES, LoopVerdict, judge_loop, signature
 from ringfence_agents.model import Answer, ModelCall, ModelRequest, seal
 from ringfence_agents.ports import Limits
 from ringfence_agents.runs import Closing, RunRecord, RunState
-from ringfence_agents.schema import messages, runs
-from ringfence_agents.todo import Next, Todo
+from ringfence_agents.schema import runs
+from ringfence_agents.todo import Next, Todo, first_start
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.budget import Unit, settle
 from ringfence_tools.calls import CallKey
-from ringfence_tools.clock import micros
-from ringfence_tools.ledger import Proposal, propose, startable
+from ringfence_tools.ledger import Proposal, propose
 from ringfence_tools.progress import Exchanged, Thought
 
 CONTEXT_TRIES = 4
@@ -179,19 +180,21 @@ async def _store(drive: Drive, asked: Asked, answer: Answer) -> Todo:
     proposals = [Proposal(call.id, call.name, call.arguments_text) for call in move.calls]
     used = {Unit.TOKENS: answer.usage.input_tokens + answer.usage.output_tokens, Unit.MICRO_USD: cost}
 
+    columns, held = _columns(after), held_by(drive.lease)
+
     def work(tx: Transaction) -> tuple[CallKey, ...]:
-        drive.context.guard(tx)
-        tx.connection.execute(insert(messages), [row.to_row() for row in rows])
+        if not _ANSWERED.change(tx.connection, {**columns, **held}):
+            raise lost(drive.lease)
+        append_rows(tx.connection, rows)
         tx.record(event)
         if asked.is_reserved:
             settle(tx, exchange_holder(record.id, turn), used)
-        tx.connection.execute(_ANSWERED, _columns(after))
         if not proposals:
             return ()
-        propose(tx, record.id, turn, proposals, is_read_only=drive.equipment.toolbox.is_read_only)
-        return startable(tx.connection, record.id, turn, micros(tx.now))
+        return propose(tx, record.id, turn, proposals, is_read_only=drive.equipment.toolbox.is_read_only)
 
-    start = await drive.store.write(work)
+    keys = await drive.store.write(work)
+    start = first_start(keys, [drive.equipment.toolbox.is_read_only(call.name) for call in move.calls])
     drive.record = after
     drive.view.add(rows)
     if move.closing is not None:
@@ -208,9 +211,9 @@ def _rows(record: RunRecord, answer: Answer, move: _Move) -> list[MessageRow]:
     return rows
 
 
-_ANSWERED = (
+_ANSWERED = Prepared(
     update(runs)
-    .where(runs.c.id == bindparam("in_run"))
+    .where(IS_HELD)
     .values(
         turn=bindparam("to_turn"),
         collected_turn=bindparam("to_collected"),
@@ -229,7 +232,6 @@ _ANSWERED = (
 
 def _columns(after: RunRecord) -> Mapping[str, str | int]:
     return {
-        "in_run": after.id,
         "to_turn": after.turn,
         "to_collected": after.collected_turn,
         "to_seq": after.next_seq,

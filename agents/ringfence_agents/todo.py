@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 
 from sqlalchemy import Connection
 
@@ -26,6 +28,12 @@ class Todo:
     start: tuple[CallKey, ...] = ()
     rows: tuple[CallRow, ...] = ()
     """The calls of the turn, where all have their results."""
+
+
+def first_start(keys: Sequence[CallKey], is_read_only: Sequence[bool]) -> tuple[CallKey, ...]:
+    """What `ledger.startable` says of calls that were proposed just now: the reads in front, or the first write."""
+    reads = tuple(key for key, _ in takewhile(lambda pair: pair[1], zip(keys, is_read_only, strict=True)))
+    return reads or tuple(keys[:1])
 
 
 def todo(connection: Connection, record: RunRecord, now_us: int) -> Todo:

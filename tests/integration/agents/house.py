@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -117,7 +117,13 @@ class House:
     seen: list[ProgressEvent] = field(default_factory=list)
 
     @classmethod
-    def build(cls, folder: Path, *, effects: Mapping[str, Effect] | None = None) -> House:
+    def build(
+        cls,
+        folder: Path,
+        *,
+        effects: Mapping[str, Effect] | None = None,
+        real_clock: Callable[[], datetime] | None = None,
+    ) -> House:
         clock = Clock()
         store = SqlStore.open(
             f"sqlite:///{folder}/log.db", signer=Signer.generate("ringfence.example/log"), clock=clock

@@ -1,0 +1,91 @@
+"""Statements for hot paths: compiled once for each kind of database, then run by the driver itself.
+
+SQLAlchemy spends several times more on preparing a small statement than the database on running it. Here the compiled
+text is kept and only values travel. For plain columns (text, integers) and fixed statements: no expanding lists, no
+types that convert. Errors are the driver's own, which the store knows as storage or work errors like any other.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from sqlalchemy import Connection, Executable
+from sqlalchemy.sql.dml import Insert
+
+# Any: rows and the driver's connection are as untyped as SQLAlchemy's own.
+Values = Mapping[str, Any]
+
+
+class Prepared:
+    """One statement. Safe to share between threads and connections; an insert must name its columns.
+
+    Rows come as named tuples of the selected columns.
+    """
+
+    def __init__(self, statement: Executable, *, columns: Sequence[str] = ()) -> None:
+        self._statement = statement
+        self._columns = columns
+        self._compiled: dict[str, _Compiled] = {}
+
+    def all(self, connection: Connection, values: Values) -> list[Any]:
+        """Every row."""
+        compiled = self._for(connection)
+        return list(map(compiled.make, compiled.run(connection, values).fetchall()))
+
+    def first(self, connection: Connection, values: Values) -> Any | None:
+        """The first row, or None."""
+        compiled = self._for(connection)
+        row = compiled.run(connection, values).fetchone()
+        return None if row is None else compiled.make(row)
+
+    def change(self, connection: Connection, values: Values) -> int:
+        """Run an update, insert or delete; return how many rows it touched."""
+        return int(self._for(connection).run(connection, values).rowcount)
+
+    def many(self, connection: Connection, rows: Iterable[Values]) -> None:
+        """Run an update, insert or delete for each of `rows`."""
+        compiled = self._for(connection)
+        driver = connection.connection.driver_connection
+        compiled.many(driver, [compiled.bind(values) for values in rows])
+
+    def _for(self, connection: Connection) -> _Compiled:
+        name = connection.dialect.name
+        compiled = self._compiled.get(name)
+        if compiled is None:
+            compiled = self._compiled[name] = _Compiled(self._statement, connection, self._columns)
+        return compiled
+
+
+class _Compiled:
+    def __init__(self, statement: Executable, connection: Connection, columns: Sequence[str]) -> None:
+        dialect = connection.dialect
+        keys = list(columns) if isinstance(statement, Insert) and columns else None
+        # Any: `compile` is declared for any clause; of an executable one it gives a SQLCompiler.
+        compiled: Any = statement.compile(dialect=dialect, column_keys=keys)  # type: ignore[attr-defined]
+        self.text = str(compiled)
+        if "POSTCOMPILE" in self.text:
+            raise TypeError("a prepared statement cannot hold a list; name the values one by one")
+        self._defaults: Values = {key: value for key, value in compiled.params.items() if value is not None}
+        self._order: Sequence[str] | None = compiled.positiontup
+        selected = getattr(statement, "selected_columns", None)
+        names = [column.key for column in selected] if selected is not None else []
+        # Any: a namedtuple's fields are known only here, from the statement.
+        row: Any = namedtuple("PreparedRow", names)  # type: ignore[misc]
+        self.make: Callable[[Iterable[Any]], Any] = row._make
+
+    def bind(self, values: Values) -> Any:
+        """The values as the driver wants them: in order where it counts, by name where it names."""
+        whole = {**self._defaults, **values} if self._defaults else values
+        return whole if self._order is None else tuple([whole[name] for name in self._order])
+
+    def run(self, connection: Connection, values: Values) -> Any:
+        # Any: the cursor of whichever driver it is.
+        driver: Any = connection.connection.driver_connection
+        return driver.execute(self.text, self.bind(values))
+
+    def many(self, driver: Any, rows: Sequence[Any]) -> None:
+        with closing(driver.cursor()) as cursor:
+            cursor.executemany(self.text, rows)
