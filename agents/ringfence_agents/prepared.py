@@ -2,7 +2,7 @@
 
 SQLAlchemy spends several times more on preparing a small statement than the database on running it. Here the compiled
 text is kept and only values travel. For plain columns (text, integers) and fixed statements: no expanding lists, no
-types that convert. Errors are the driver's own, which the store knows as storage or work errors like any other.
+types that convert. Errors are the driver's own; the store knows them.
 """
 
 from __future__ import annotations
