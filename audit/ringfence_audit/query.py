@@ -115,15 +115,21 @@ def story(connection: Connection, run: str) -> Iterator[Entry]:
 
 def show(connection: Connection, position: int) -> EntryView:
     """Raises `EntryNotFound`, also where retention dropped the body."""
-    raw = connection.execute(select(entries.c.entry).where(entries.c.position == position)).scalar()
-    if raw is None:
-        raise EntryNotFound(f"there is no entry {position}, or its body was dropped by retention")
+    raw = raw_of(connection, position)
     tree = TreeReader(connection)
     covering = select(checkpoints.c.size, checkpoints.c.note).where(checkpoints.c.size > position)
     row = connection.execute(covering.order_by(checkpoints.c.size).limit(1)).first()
     size, note = (tree.size(), None) if row is None else (row.size, row.note)
     root = tree.root(size) if note is None else parse_checkpoint(parse_note(note).text).root
     return EntryView(parse_entry(position, raw), raw, size, root, tuple(tree.inclusion(position, size)), note)
+
+
+def raw_of(connection: Connection, position: int) -> bytes:
+    """The exact bytes of an entry. Raises `EntryNotFound`."""
+    raw = connection.execute(select(entries.c.entry).where(entries.c.position == position)).scalar()
+    if raw is None:
+        raise EntryNotFound(f"there is no entry {position}, or its body was dropped by retention")
+    return bytes(raw)
 
 
 def show_call(connection: Connection, call: str) -> list[Entry]:

@@ -98,6 +98,34 @@ def verify(
     raise typer.Exit(int(Exit.FINISHED if verdict.is_intact else Exit.EVIDENCE))
 
 
+@group.command()
+def export(
+    run: Annotated[str, typer.Option(help="The run whose whole story is taken away.")],
+    out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")],
+    is_json: Json = False,
+) -> None:
+    """Write a run's entries with their proofs to a file."""
+    import os
+
+    from ringfence.errors import Mistake
+    from ringfence.exporting import export_run
+    from ringfence.session import open_session
+    from ringfence_audit.events import Event, Kind
+
+    with open_session(is_json=is_json) as session:
+        if out.exists():
+            raise Mistake(f"{out} exists already", fix="Name a file that does not exist")
+        session.write(lambda tx: tx.record(Event(Kind.EXPORT, session.person.principal, {"run": run})))
+        lines = export_run(session.store, run)
+        if len(lines) == 1:
+            raise Mistake(f"the log holds nothing of a run {run[:40]}", fix="`ringfence runs list` shows them")
+        part = out.with_name(f".{out.name}.{os.getpid()}")
+        part.write_bytes(b"".join(line + b"\n" for line in lines))
+        part.replace(out)
+        session.output.record({"type": "export", "run_id": run, "path": str(out), "entries": len(lines) - 1})
+        session.output.line(f"wrote {len(lines) - 1} entries and their proofs to ", (str(out), "name"))
+
+
 def _entry_json(entry: Entry) -> dict[str, JsonValue]:
     return {
         "type": "entry",
