@@ -84,7 +84,8 @@ def _cursor(drive: Drive, what: Todo) -> Cursor:
     return {"turn": drive.record.turn, "next": what.next.value, "start": [key.index for key in what.start]}
 
 
-def _route(state: Cursor) -> str | list[Send]:
+async def _route(state: Cursor) -> str | list[Send]:
+    """Pure, but a coroutine: LangGraph sends a plain function through a thread each time."""
     if state["next"] == Next.CALL.value:
         return [Send("call", OneCall(turn=state["turn"], index=index)) for index in state["start"]]
     return END if state["next"] == Next.END.value else state["next"]
