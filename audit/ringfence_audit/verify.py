@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import quote
 
 import orjson
 from sqlalchemy import Connection, create_engine, select
@@ -93,15 +94,21 @@ class _Read:
     leaves: list[bytes] = field(default_factory=list)
     chains: dict[str, _Stream] = field(default_factory=dict)
     pending: dict[str, None] = field(default_factory=dict)
+    approved: dict[int, JsonValue] = field(default_factory=dict)
+    """Escalation → the action digest that people approved."""
 
 
 def verify_file(path: Path, key: VerifierKey, *, anchors: Sequence[str] = ()) -> Verdict:
     """Verify a log in a SQLite file, opened read-only. A file that is no log is a *broken* one."""
     if not path.is_file():
         return Verdict(Grade.BROKEN, 0, f"{path.name} does not exist")
-    engine = create_engine(f"sqlite:///file:{path.absolute()}?mode=ro&uri=true")
+    # Beside a log in use lies its write-ahead log; a copy at rest has none, and must not need one to be made.
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    engine = create_engine(f"sqlite:///file:{quote(str(path.absolute()))}?{mode}&uri=true")
     try:
         with engine.connect() as connection:
+            # One snapshot: a log that is being written meanwhile is judged as it stood at this moment.
+            connection.exec_driver_sql("BEGIN")
             return verify(connection, key, anchors=anchors)
     except SQLAlchemyError as error:
         return Verdict(Grade.BROKEN, 0, f"{path.name} cannot be read as a log ({type(error).__name__})")
@@ -154,8 +161,13 @@ def _read_entry(position: int, raw: bytes, read: _Read) -> None:
     leaf = leaf_hash(raw)
     read.leaves.append(leaf)
     chain.length, chain.head, chain.last = chain.length + 1, leaf, position
+    escalation = entry.data.get("escalation")
+    if entry.kind == Kind.SETTLED and entry.data.get("state") == "approved" and isinstance(escalation, int):
+        read.approved[escalation] = entry.data.get("digest")
     if entry.kind == Kind.INTENT:
         read.pending[entry.call] = None
+        if isinstance(escalation, int) and read.approved.get(escalation) != entry.data.get("digest"):
+            raise _Fault(f"it acts on other bytes than those that E-{escalation} approved", position)
     elif entry.kind == Kind.OUTCOME:
         read.pending.pop(entry.call, None)
 
@@ -164,6 +176,8 @@ def _check_streams(connection: Connection, read: _Read) -> None:
     faults: list[_Fault] = []
     known = set()
     for row in connection.execute(select(streams)):
+        if not isinstance(row.length, int) or not isinstance(row.head, bytes):
+            raise _Fault(f"what the log keeps of {row.stream!r} is not of the right type")
         known.add(row.stream)
         chain = read.chains.get(row.stream, _Stream())
         if row.length > chain.length:
@@ -182,6 +196,8 @@ def _strangers(read: _Read, known: set[str]) -> Iterator[tuple[str, _Stream]]:
 def _check_tiles(connection: Connection, read: _Read) -> None:
     query = select(tiles.c.position, tiles.c.hashes).where(tiles.c.level == 0).order_by(tiles.c.position)
     for index, hashes in connection.execute(query):
+        if not isinstance(hashes, bytes) or len(hashes) != TILE_WIDTH * HASH_SIZE:
+            raise _Fault(f"tile {index} of the tree is not 256 hashes")
         first = index * TILE_WIDTH
         for offset in range(TILE_WIDTH):
             stored = bytes(hashes[offset * HASH_SIZE : (offset + 1) * HASH_SIZE])
@@ -190,7 +206,7 @@ def _check_tiles(connection: Connection, read: _Read) -> None:
 
 
 def _check_head(connection: Connection, read: _Read) -> None:
-    size = connection.execute(select(heads.c.size)).scalar()
+    size = connection.execute(select(heads.c.size)).scalar() or 0
     if size != len(read.leaves):
         raise _Fault(f"the log says that it has {size} entries, and {len(read.leaves)} are there")
 
@@ -199,6 +215,8 @@ def _check_checkpoints(connection: Connection, read: _Read, key: VerifierKey) ->
     good = 0
     tree = TreeReader(connection)
     for size, note in connection.execute(select(checkpoints).order_by(checkpoints.c.size)):
+        if not isinstance(note, str):
+            raise _Fault(f"the checkpoint of {size} entries is not text")
         checkpoint = _opened(note, key)
         if checkpoint.size != size:
             raise _Fault(f"the checkpoint of {size} entries speaks of {checkpoint.size}")

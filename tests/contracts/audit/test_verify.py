@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ringfence_audit.events import Event, Kind
+from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.keys import Signer
 from ringfence_audit.notes import VerifierKey
 from ringfence_audit.store import SqlStore
@@ -73,6 +74,10 @@ async def test_one_changed_byte_is_found_in_its_entry(log: Path, position: int) 
         ("UPDATE audit_checkpoints SET note = replace(note, 'test.example', 'evil.example')",),
         ("UPDATE audit_checkpoints SET note = 'x'",),
         ("UPDATE audit_streams SET length = length - 1",),
+        ("UPDATE audit_streams SET length = 'x'",),
+        ("UPDATE audit_checkpoints SET note = X'00'",),
+        ("INSERT INTO audit_tiles VALUES (0, 0, 'text')",),
+        ("INSERT INTO audit_tiles VALUES (0, 0, 7)",),
         ("UPDATE audit_head SET size = size + 1",),
     ],
 )
@@ -115,3 +120,35 @@ async def test_a_file_that_is_no_log_is_broken_not_an_error(tmp_path: Path) -> N
     (tmp_path / "x.db").write_bytes(b"not a database" * 100)
     assert not verify_file(tmp_path / "x.db", KEY).is_intact
     assert not verify_file(tmp_path / "absent.db", KEY).is_intact
+
+
+async def test_a_log_that_is_being_written_is_judged_at_one_moment(tmp_path: Path) -> None:
+    path = tmp_path / "live ?.db"
+    with SqlStore.open(f"sqlite:///{tmp_path}/live.db", signer=SIGNER) as store:
+        store.create_schema()
+        done = asyncio.Event()
+
+        async def write() -> None:
+            for number in range(300):
+                await store.write(lambda tx, n=number: tx.record(Event(Kind.GAP, "s", {"n": n})))  # type: ignore[misc]
+            done.set()
+
+        writing = asyncio.create_task(write())
+        while not done.is_set():
+            verdict = await asyncio.to_thread(verify_file, tmp_path / "live.db", KEY)
+            assert verdict.is_intact, verdict.text
+        await writing
+    shutil.copyfile(tmp_path / "live.db", path)
+    assert verify_file(path, KEY).is_intact
+
+
+async def test_acting_on_other_bytes_than_were_approved_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with SqlStore.open(f"sqlite:///{path}", signer=SIGNER) as store:
+        store.create_schema()
+        settled: dict[str, JsonValue] = {"escalation": 1, "state": "approved", "digest": "aa"}
+        await store.write(lambda tx: tx.record(Event(Kind.SETTLED, "person:ana", settled, run="r")))
+        await store.write(
+            lambda tx: tx.record(Event(Kind.INTENT, "agent:r", {"escalation": 1, "digest": "bb"}, run="r"))
+        )
+    assert verify_file(path, KEY).position == 1
