@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import orjson
 from sqlalchemy import update
@@ -77,7 +77,7 @@ async def prepare(drive: Drive, *, limit_percent: int) -> Asked | None:
 async def end(drive: Drive, closing: Closing) -> None:
     """Decide how the run ends, durably."""
     await drive.store.write(lambda tx: set_closing(tx, drive.lease, closing))
-    drive.record = replace(drive.record, closing=drive.record.closing or closing)
+    drive.record = drive.record.moved(closing=drive.record.closing or closing)
 
 
 def _made_to_fit(drive: Drive, rows: Sequence[MessageRow], room: int) -> tuple[list[MessageRow], Compaction | None]:
@@ -121,7 +121,7 @@ async def _write(
         return _reserve(tx, drive, scopes, holder=holder, input_tokens=input_tokens)
 
     outcome = await drive.store.write(work)
-    drive.record = replace(record, next_seq=record.next_seq + len(rows))
+    drive.record = record.moved(next_seq=record.next_seq + len(rows))
     drive.view.add(rows)
     return outcome
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlalchemy import bindparam, update
 
@@ -11,7 +11,7 @@ from ringfence_agents.conversation import MessageRow, Role, append_rows, echo_id
 from ringfence_agents.drive import Drive
 from ringfence_agents.leases import IS_HELD, held_by, lost
 from ringfence_agents.loops import LoopVerdict, judge_loop
-from ringfence_agents.model import ModelCall, SeenResult
+from ringfence_agents.model import ModelCall, SeenResult, storable
 from ringfence_agents.pending import Pending, pending_of
 from ringfence_agents.prepared import Prepared
 from ringfence_agents.runs import Closing, RunRecord, RunState
@@ -42,8 +42,8 @@ async def collect(drive: Drive) -> Todo:
         is_loop = judge_loop(record.recent, nudge_at=limits.loop_nudge, end_at=limits.loop_end) is LoopVerdict.NUDGE
         said = _said(record, rows, is_loop=is_loop)
         closing = _closing(record, rows)
-        after = replace(
-            record, collected_turn=record.turn, next_seq=record.next_seq + len(said), closing=closing or record.closing
+        after = record.moved(
+            collected_turn=record.turn, next_seq=record.next_seq + len(said), closing=closing or record.closing
         )
         if not _COLLECTED.change(tx.connection, {**_columns(after), **held_by(drive.lease)}):
             raise lost(drive.lease)
@@ -112,7 +112,7 @@ def _said(record: RunRecord, rows: Sequence[CallRow], *, is_loop: bool) -> list[
 
 def shown_text(row: CallRow, result: ToolResult) -> str:
     """What the agent reads. An empty text would look like a fault of the endpoint, so it says how the call ended."""
-    text = result.text or f"({result.status.value}, no output)"
+    text = storable(result.text) or f"({result.status.value}, no output)"
     return f"[a reviewer changed the arguments; what ran: {row.arguments_text}]\n{text}" if row.revision else text
 
 

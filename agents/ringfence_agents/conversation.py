@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import orjson
 from sqlalchemy import Connection, bindparam, insert, select
 
 from ringfence_agents.model import Message, ModelCall, estimate_tokens
@@ -50,7 +51,7 @@ class MessageRow:
             "seq": self.seq,
             "turn": self.turn,
             "role": self.role.value,
-            "body": json.dumps(self.body, ensure_ascii=False),
+            "body": orjson.dumps(self.body).decode(),
         }
 
     @property
@@ -76,7 +77,7 @@ def append_rows(connection: Connection, rows: Sequence[MessageRow]) -> None:
 def rows_since(connection: Connection, run: RunId, seq: int) -> tuple[MessageRow, ...]:
     """The message rows from `seq` on, in order."""
     return tuple(
-        MessageRow(run, row.seq, row.turn, Role(row.role), json.loads(row.body))
+        MessageRow(run, row.seq, row.turn, Role(row.role), orjson.loads(row.body))
         for row in _SINCE.all(connection, {"in_run": run, "in_seq": seq})
     )
 

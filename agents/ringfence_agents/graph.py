@@ -30,11 +30,9 @@ RECURSION_LIMIT = 400
 
 
 class Cursor(TypedDict):
-    """`next` is a value of `Next`, `start` the indexes of the calls of turn `turn` to be stepped."""
+    """One value: `[next, turn, indexes]`, the indexes those of the calls of the turn that are to be stepped."""
 
-    turn: int
-    next: str
-    start: list[int]
+    at: tuple[str, int, list[int]]
 
 
 class OneCall(TypedDict):
@@ -76,19 +74,20 @@ async def enter(graph: RunGraph, drive: Drive) -> None:
             cursor = await graph.ainvoke(_cursor(drive, start), config, context=drive)
         except GraphRecursionError:
             continue
-        if cursor["next"] == Next.END.value:
+        if cursor["at"][0] == Next.END.value:
             return
 
 
 def _cursor(drive: Drive, what: Todo) -> Cursor:
-    return {"turn": drive.record.turn, "next": what.next.value, "start": [key.index for key in what.start]}
+    return {"at": (what.next.value, drive.record.turn, [key.index for key in what.start])}
 
 
 async def _route(state: Cursor) -> str | list[Send]:
     """Pure, but a coroutine: LangGraph sends a plain function through a thread each time."""
-    if state["next"] == Next.CALL.value:
-        return [Send("call", OneCall(turn=state["turn"], index=index)) for index in state["start"]]
-    return END if state["next"] == Next.END.value else state["next"]
+    step, turn, indexes = state["at"]
+    if step == Next.CALL.value:
+        return [Send("call", OneCall(turn=turn, index=index)) for index in indexes]
+    return END if step == Next.END.value else step
 
 
 async def _think(state: Cursor, runtime: Runtime[Drive]) -> Cursor:

@@ -134,6 +134,8 @@ def estimate_tokens(text: str) -> int:
 
 def storable(text: str) -> str:
     """The text without what UTF-8 or a database cannot hold: a lone surrogate becomes `?`, NUL becomes U+FFFD."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
 
 

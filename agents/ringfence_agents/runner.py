@@ -18,7 +18,7 @@ from ringfence_agents.errors import ContextTooLong, ModelRefused, ModelUnavailab
 from ringfence_agents.graph import RunGraph, build_graph, enter
 from ringfence_agents.keeper import Keeper
 from ringfence_agents.leases import Lease, claim, guard_of, park
-from ringfence_agents.ports import Equip, Equipment, Limits
+from ringfence_agents.ports import Equip, Equipment, Limits, Tools
 from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFor
 from ringfence_agents.sandboxes import SandboxHolder
 from ringfence_agents.switch import Stop, StopKind, Switch
@@ -65,6 +65,7 @@ class Runner:
         self._graph: RunGraph = build_graph()
         self._keeper = Keeper(store, worker, self.limits)
         self._switches: dict[RunId, Switch] = {}
+        self._offer: tuple[Tools, Offer] | None = None
 
     def stop(self, run: RunId, stop: Stop) -> bool:
         """Tell a run that this runner drives to stop. False where it drives no such run."""
@@ -129,6 +130,12 @@ class Runner:
                 await asyncio.shield(_let_go(drive))
                 raise
 
+    def _offer_of(self, tools: Tools) -> Offer:
+        """What the model is offered: made once for as long as runs share a toolbox."""
+        if self._offer is None or self._offer[0] is not tools:
+            self._offer = (tools, Offer.of(tools))
+        return self._offer[1]
+
     def _outfit(self, lease: Lease, record: RunRecord, equipment: Equipment, switch: Switch) -> Drive:
         guard = guard_of(lease)
         holder = SandboxHolder(self._store, lease, guard, record=record, equipment=equipment, progress=self._progress)
@@ -153,7 +160,7 @@ class Runner:
             switch,
             Stopwatch(),
             holder,
-            Offer.of(equipment.toolbox),
+            self._offer_of(equipment.toolbox),
             active_ms=record.active_ms,
         )
         if record.request is Request.CANCEL:

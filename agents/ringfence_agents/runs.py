@@ -140,6 +140,13 @@ class RunRecord:
     ended_at: datetime | None
     result: Mapping[str, JsonValue]
 
+    def moved(self, **changes: object) -> RunRecord:
+        """A copy with other values. `dataclasses.replace` does the same ten times slower, twice a turn."""
+        copy = object.__new__(RunRecord)
+        for name in RunRecord.__slots__:
+            object.__setattr__(copy, name, changes[name] if name in changes else getattr(self, name))
+        return copy
+
     @property
     def person(self) -> str:
         return f"person:{self.on_behalf_of}"

@@ -157,8 +157,7 @@ async def _store(drive: Drive, asked: Asked, answer: Answer) -> Todo:
     turn = record.turn + 1
     rows = _rows(record, answer, move)
     cost = _cost(drive, answer)
-    after = replace(
-        record,
+    after = record.moved(
         turn=turn,
         collected_turn=record.collected_turn if move.calls else turn,
         next_seq=record.next_seq + len(rows),

@@ -30,6 +30,7 @@ from ringfence_tools.calls import Effect, RunId
 from ringfence_tools.gate import Gate
 from ringfence_tools.people import Person
 from ringfence_tools.progress import Progress, ProgressEvent
+from ringfence_tools.toolbox import Toolbox
 from tests.fakes.counting_sandbox import CountingSandbox
 from tests.fakes.policy import FakePolicy
 
@@ -114,6 +115,7 @@ class House:
     folder: Path
     backend: CountingBackend = field(default_factory=CountingBackend)
     policy: FakePolicy = field(default_factory=FakePolicy)
+    toolbox: Toolbox = field(default_factory=builtin_toolbox)
     seen: list[ProgressEvent] = field(default_factory=list)
 
     @classmethod
@@ -150,8 +152,7 @@ class House:
             setup=setup,
             caps=caps or {},
         )
-        toolbox = builtin_toolbox()
-        return await self.store.write(lambda tx: open_run(tx, new, is_read_only=toolbox.is_read_only))
+        return await self.store.write(lambda tx: open_run(tx, new, is_read_only=self.toolbox.is_read_only))
 
     def runner(
         self, model: Model, *, worker: str = "w1", limits: Limits | None = None, progress: Progress | None = None
@@ -164,11 +165,10 @@ class House:
         return Runner(self.store, equip, worker=worker, limits=limits, progress=progress or self.seen.append)
 
     def equipment(self, model: Model, limits: Limits) -> Equipment:
-        toolbox = builtin_toolbox()
         return Equipment(
-            gate=Gate(self.store, self.policy, toolbox, Everybody()),
+            gate=Gate(self.store, self.policy, self.toolbox, Everybody()),
             model=model,
-            toolbox=toolbox,
+            toolbox=self.toolbox,
             backend=self.backend,
             spec=lambda _, sandbox: SandboxSpec(sandbox),
             bundle=lambda record: Bundle(self.folder / "bundle", record.base_commit),
