@@ -8,7 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from ringfence_sandbox.kubernetes import kinds, names
 from ringfence_sandbox.kubernetes.api import ClusterApi
+from ringfence_sandbox.kubernetes.backend import KubernetesBackend
+from ringfence_sandbox.kubernetes.credentials import ControlKey
+from ringfence_sandbox.kubernetes.json_value import name_of
 from ringfence_sandbox.kubernetes.settings import ClusterSettings, Requests
 from tests.cluster_tests.node import Cluster, NoCluster
 from tests.cluster_tests.node import cluster as open_cluster
@@ -43,3 +47,13 @@ async def api(cluster: Cluster) -> AsyncIterator[ClusterApi]:
     """As the cluster's administrator."""
     async with await ClusterApi.open(cluster.kubeconfig) as opened:
         yield opened
+
+
+@pytest.fixture
+async def backend(cluster: Cluster, settings: ClusterSettings) -> AsyncIterator[KubernetesBackend]:
+    """As the cluster's administrator. Whatever a test leaves behind is swept, without waiting for its end."""
+    opened = await KubernetesBackend.open(settings, key=ControlKey(b"t" * 32), kubeconfig=cluster.kubeconfig)
+    yield opened
+    for left in await opened.api.list(kinds.NAMESPACE, selector=f"{names.INSTANCE}={settings.instance}"):
+        await opened.api.delete(kinds.NAMESPACE, name_of(left))
+    await opened.close()

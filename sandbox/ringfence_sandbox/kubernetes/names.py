@@ -35,6 +35,7 @@ ROLE: Final = "ringfence/role"
 SERVICE_ACCOUNT: Final = "agent"
 POD: Final = "sandbox"
 CONTAINER: Final = "sandbox"
+INSTALLER: Final = "inside"
 CREDENTIAL: Final = "inside"
 
 PERSON_LABELS: Final = ("run", "task", "team", "profile", "person")

@@ -8,14 +8,14 @@ lives in the namespace, so its deletion removes everything.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ringfence_sandbox.contract import ClusterRule, SandboxSpec
 from ringfence_sandbox.kubernetes import names
 from ringfence_sandbox.kubernetes.credentials import ServerFiles
-from ringfence_sandbox.kubernetes.json_value import Json
-from ringfence_sandbox.kubernetes.pod import CLAIM, pod, shape_digest
+from ringfence_sandbox.kubernetes.json_value import Json, mapping
+from ringfence_sandbox.kubernetes.pod import CLAIM, Start, pod, shape_digest
 from ringfence_sandbox.kubernetes.settings import ClusterSettings, Peer
 
 Thing = dict[str, Json]
@@ -37,9 +37,8 @@ def build(
     *,
     namespace: str,
     state: str,
-    server: tuple[str, ...],
     credential: ServerFiles,
-    has_user_namespaces: bool,
+    start: Start,
 ) -> SandboxObjects:
     """All objects of one sandbox. `state` is `running` for a cold start and `pooled` for a pool member."""
     fence = [
@@ -58,7 +57,7 @@ def build(
         namespace=namespace_object(namespace, spec, settings, state=state),
         orchestrator=orchestrator_binding(namespace, settings),
         fence=fence,
-        pod=pod(spec, settings, namespace=namespace, server=server, has_user_namespaces=has_user_namespaces),
+        pod=pod(spec, settings, namespace=namespace, start=start),
     )
 
 
@@ -82,6 +81,13 @@ def namespace_object(namespace: str, spec: SandboxSpec, settings: ClusterSetting
         "kind": "Namespace",
         "metadata": {"name": namespace, "labels": labels, "annotations": annotations},
     }
+
+
+def annotated(thing: Thing, more: Mapping[str, str]) -> Thing:
+    """The same object with more annotations."""
+    metadata = dict(mapping(thing, "metadata"))
+    annotations: dict[str, Json] = {**mapping(metadata, "annotations"), **more}
+    return thing | {"metadata": metadata | {"annotations": annotations}}
 
 
 def orchestrator_binding(namespace: str, settings: ClusterSettings) -> list[Thing]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 
 from ringfence_sandbox.contract import WORKSPACE, SandboxSpec
 from ringfence_sandbox.kubernetes import names
@@ -18,13 +19,76 @@ CREDENTIAL = "/ringfence-credential"
 """The server's certificate and key, and who it lets in."""
 TMP = "/tmp"  # noqa: S108 - the pod's own sized emptyDir, not a shared folder
 CLAIM = "workspace"
+VOLUME = "/ringfence-volume"
+"""The whole workspace volume, in the init container alone: a returning workspace is unpacked there."""
+BOOT = "import sys;sys.path.insert(0,sys.argv.pop(1));from inside.server import main;main()"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def pod(
-    spec: SandboxSpec, settings: ClusterSettings, *, namespace: str, server: tuple[str, ...], has_user_namespaces: bool
-) -> dict[str, Json]:
-    """The one pod of a sandbox. `server` is the argument list that starts the in-sandbox server."""
-    image = spec.image or settings.image
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a pod begins. `is_restored`: its first container waits for a workspace's archive."""
+
+    has_user_namespaces: bool = True
+    closed_window_s: float = 0.1
+    closed_within_s: float = 15.0
+    is_open_reported: bool = False
+    """The reduced level: an open network is said in the pod's status instead of stopping the start."""
+    is_restored: bool = False
+
+
+def python(*arguments: str) -> list[Json]:
+    """An argument list for the copied Python. It needs nothing of the image, not even a dynamic loader."""
+    return [
+        f"{INSIDE}/lib/ld.so", "--library-path", f"{INSIDE}/lib", f"{INSIDE}/bin/python3", "-I", "-S", *arguments,
+    ]  # fmt: skip
+
+
+def server_config(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Json]:
+    """The in-sandbox server's `--config`: the same for every sandbox of one shape, and nothing in it is secret."""
+    limits = spec.limits
+    return {
+        "workspace": str(WORKSPACE),
+        "state": STATE,
+        "output": f"{STATE}/output",
+        "environment": {
+            "PATH": PATH,
+            "HOME": TMP,
+            "LANG": "C.UTF-8",
+            # the kubelet makes the workspace folder, so git would find a stranger's repository there
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": "*",
+        },
+        "readable": [*settings.readable, f"{INSIDE}/bin", f"{INSIDE}/lib", f"{STATE}/output"],
+        "writable": [str(WORKSPACE), TMP, "/dev"],
+        "disk_paths": [str(WORKSPACE)],
+        "limits": {
+            "memory_bytes": limits.memory_bytes,
+            "disk_bytes": limits.disk_bytes,
+            "processes": limits.processes,
+            "open_files": limits.open_files,
+            "file_size_bytes": limits.file_size_bytes,
+            "output_bytes": limits.output_bytes,
+            "cpus": limits.cpus or 0,
+        },
+    }
+
+
+def server_command(spec: SandboxSpec, settings: ClusterSettings) -> list[Json]:
+    config = json.dumps(server_config(spec, settings), separators=(",", ":"))
+    host = "0.0.0.0" if settings.reach == "direct" else "127.0.0.1"  # noqa: S104 - the pod's own network namespace
+    return [
+        *python("-c", BOOT, f"{INSIDE}/server.zip", "--config", config),
+        "--listen", f"{host}:{settings.server_port}",
+        "--cert", f"{CREDENTIAL}/server.crt",
+        "--key", f"{CREDENTIAL}/server.key",
+        "--client-ca", f"{CREDENTIAL}/client-ca.crt",
+    ]  # fmt: skip
+
+
+def pod(spec: SandboxSpec, settings: ClusterSettings, *, namespace: str, start: Start) -> dict[str, Json]:
+    """The one pod of a sandbox."""
     body: dict[str, Json] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -45,11 +109,11 @@ def pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "initContainers": [_installer(spec, settings)],
-        "containers": [_main(spec, settings, image=image, server=server)],
+        "initContainers": [_installer(spec, settings, start)],
+        "containers": [_main(spec, settings)],
         "volumes": _volumes(spec, settings),
     }
-    if has_user_namespaces:
+    if start.has_user_namespaces:
         body["hostUsers"] = False
     if spec.runtime_class:
         body["runtimeClassName"] = spec.runtime_class
@@ -77,24 +141,32 @@ def _locked() -> dict[str, Json]:
     }
 
 
-def _installer(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Json]:
+def _installer(spec: SandboxSpec, settings: ClusterSettings, start: Start) -> dict[str, Json]:
     memory = min(128 << 20, spec.limits.memory_bytes)
     limits: dict[str, Json] = {"memory": str(memory)}
     requests: dict[str, Json] = {"cpu": "10m", "memory": str(min(32 << 20, memory))}
     if settings.has_storage_limits:
         limits["ephemeral-storage"] = str(min(128 << 20, spec.limits.disk_bytes))
         requests["ephemeral-storage"] = str(min(64 << 20, spec.limits.disk_bytes))
+    arguments: list[Json] = ["--window", str(start.closed_window_s), "--closed-within", str(start.closed_within_s)]
+    mounts: list[Json] = [{"name": "inside", "mountPath": INSIDE}]
+    if start.is_open_reported:
+        arguments.append("--report")
+    if start.is_restored:
+        arguments += ["--restore", VOLUME]
+        mounts.append({"name": "workspace", "mountPath": VOLUME})
     return {
-        "name": "inside",
+        "name": names.INSTALLER,
         "image": settings.inside_image,
         "imagePullPolicy": settings.image_pull_policy,
+        "args": arguments,
         "resources": {"requests": requests, "limits": limits},
         "securityContext": _locked(),
-        "volumeMounts": [{"name": "inside", "mountPath": INSIDE}],
+        "volumeMounts": mounts,
     }
 
 
-def _main(spec: SandboxSpec, settings: ClusterSettings, *, image: str, server: tuple[str, ...]) -> dict[str, Json]:
+def _main(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Json]:
     limits: dict[str, Json] = {"memory": str(spec.limits.memory_bytes)}
     asked = settings.requests
     requests: dict[str, Json] = {
@@ -108,9 +180,9 @@ def _main(spec: SandboxSpec, settings: ClusterSettings, *, image: str, server: t
         limits["cpu"] = str(spec.limits.cpus)
     return {
         "name": names.CONTAINER,
-        "image": image,
+        "image": spec.image or settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": list(server),
+        "command": server_command(spec, settings),
         "workingDir": str(WORKSPACE),
         "ports": [{"name": "server", "containerPort": settings.server_port, "protocol": "TCP"}],
         "resources": {"requests": requests, "limits": limits},
@@ -135,7 +207,11 @@ def _volumes(spec: SandboxSpec, settings: ClusterSettings) -> list[Json]:
         {"name": "inside", "emptyDir": {"sizeLimit": "128Mi"}},
         {"name": "credential", "secret": {"secretName": names.CREDENTIAL, "defaultMode": 0o440}},
         workspace,
-        {"name": "tmp", "emptyDir": {"sizeLimit": str(spec.limits.tmp_bytes)}},
+        # in memory, as locally: truly bounded on every node, and what the in-sandbox server's watch counts on
+        {
+            "name": "tmp",
+            "emptyDir": {"medium": "Memory", "sizeLimit": str(min(spec.limits.tmp_bytes, spec.limits.memory_bytes))},
+        },
     ]
 
 
@@ -146,6 +222,7 @@ def shape_digest(spec: SandboxSpec, settings: ClusterSettings) -> str:
         "runtime_class": spec.runtime_class,
         "limits": [getattr(spec.limits, name) for name in spec.limits.__slots__],
         "inside": settings.inside_image,
+        "reduced": spec.is_reduced_allowed,
         "egress": spec.has_egress,
         "storage": settings.storage_class,
         "port": settings.server_port,

@@ -52,6 +52,8 @@ class ClusterSettings:
     storage_class: str = ""
     has_storage_limits: bool = True
     """Whether the nodes account for ephemeral storage. Where not, only the in-sandbox server watches disk use."""
+    has_user_namespaces: bool = True
+    """Whether pods get a user namespace of their own. Where the nodes cannot, only reduced profiles run."""
     uid: int = 64000
     readable: tuple[str, ...] = (
         "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/media", "/mnt", "/nix",

@@ -13,12 +13,11 @@ from ringfence_sandbox.contract import ClusterRule, Limits, SandboxId, SandboxSp
 from ringfence_sandbox.kubernetes import names, objects
 from ringfence_sandbox.kubernetes.credentials import ServerFiles
 from ringfence_sandbox.kubernetes.json_value import Json, child, labels_of, mapping, text
-from ringfence_sandbox.kubernetes.pod import shape_digest
+from ringfence_sandbox.kubernetes.pod import Start, shape_digest
 from ringfence_sandbox.kubernetes.settings import ClusterSettings, Peer
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = ServerFiles(b"certificate", b"key", b"authority")
-SERVER = ("/ringfence/lib/ld.so", "/ringfence/bin/python3", "serve")
 
 SETTINGS = ClusterSettings(
     image="images.example.org/team/python:3.12", inside_image="images.example.org/ringfence/inside:1"
@@ -53,9 +52,7 @@ CASES = {
 
 
 def built(spec: SandboxSpec, settings: ClusterSettings, state: str = "running") -> objects.SandboxObjects:
-    return objects.build(
-        spec, settings, namespace="rf-r-run-7", state=state, server=SERVER, credential=FILES, has_user_namespaces=True
-    )
+    return objects.build(spec, settings, namespace="rf-r-run-7", state=state, credential=FILES, start=Start())
 
 
 def everything(made: objects.SandboxObjects) -> list[objects.Thing]:

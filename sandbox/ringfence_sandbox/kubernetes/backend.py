@@ -1,0 +1,262 @@
+"""The Kubernetes backend: a namespace for every sandbox, closed before it is handed out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ringfence_sandbox.contract import Backend, EgressGatekeeper, Layer, Sandbox, SandboxId, SandboxSpec
+from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone
+from ringfence_sandbox.kubernetes import kinds, names, objects, waiting
+from ringfence_sandbox.kubernetes.api import ClusterApi
+from ringfence_sandbox.kubernetes.credentials import ControlKey
+from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull
+from ringfence_sandbox.kubernetes.json_value import Object, labels_of, name_of, strings, text
+from ringfence_sandbox.kubernetes.link import Link, Linked
+from ringfence_sandbox.kubernetes.pod import Start
+from ringfence_sandbox.kubernetes.sandbox import KubernetesSandbox
+from ringfence_sandbox.kubernetes.settings import ClusterSettings
+from ringfence_sandbox.kubernetes.waiting import PodView
+
+NONCE = "ringfence/nonce"
+DESTROY_WITHIN_S = 120.0
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class KubernetesBackend(Backend):
+    """One per process. All its state is in the cluster: labels on namespaces say which sandbox lives where."""
+
+    def __init__(
+        self, api: ClusterApi, settings: ClusterSettings, key: ControlKey, *, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.api = api
+        self.settings = settings
+        self._key = key
+        self._now = now
+        self._open: dict[SandboxId, KubernetesSandbox] = {}
+
+    @classmethod
+    async def open(
+        cls, settings: ClusterSettings, *, key: ControlKey, kubeconfig: Path | None = None
+    ) -> KubernetesBackend:
+        """Connect with a kubeconfig, or as the pod's own ServiceAccount. Raises `IsolationUnavailable`."""
+        return cls(await ClusterApi.open(kubeconfig, patience_s=settings.api_patience_s), settings, key)
+
+    @property
+    def kind(self) -> str:
+        return "kubernetes"
+
+    async def check(self) -> Sequence[Layer]:
+        try:
+            version = await self.api.version()
+        except SandboxError as error:
+            raise IsolationUnavailable(
+                f"the cluster does not answer: {error}", fix="check the kubeconfig, the network and the API server"
+            ) from error
+        layers = [Layer("api-server", True, version)]
+        layers.append(
+            Layer(
+                "user-namespace",
+                self.settings.has_user_namespaces,
+                "hostUsers: false" if self.settings.has_user_namespaces else "switched off in the settings",
+            )
+        )
+        layers.append(Layer("network-policy", True, "shown from inside every pod before it is handed out"))
+        return layers
+
+    # -- create --------------------------------------------------------------------------------------------------
+
+    async def create(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
+        self._must_fit(spec)
+        namespace = names.cold_namespace(spec.id)
+        await self._claim_name(spec, namespace)
+        try:
+            view = await self._build(spec, namespace, Start(has_user_namespaces=self.settings.has_user_namespaces))
+            return await self._enter(spec, namespace, view)
+        except BaseException:
+            # whatever went wrong, half a sandbox is never left behind; cancellation included
+            await asyncio.shield(self._abandon(namespace))
+            raise
+
+    def _must_fit(self, spec: SandboxSpec) -> None:
+        if not names.is_sandbox_id(spec.id):
+            raise IsolationUnavailable(f"{spec.id!r} is no sandbox id", fix="use lower-case letters, digits, hyphens")
+        if spec.mounts:
+            raise IsolationUnavailable(
+                "a cluster cannot show trees of the control plane's machine",
+                fix="leave the mounts out of the profile, or put the files into the image",
+            )
+        if not self.settings.has_user_namespaces and not spec.is_reduced_allowed:
+            raise IsolationUnavailable(
+                "this cluster is set to run without user namespaces",
+                fix="use nodes that offer them, or name the reduced level in the profile",
+            )
+
+    async def _claim_name(self, spec: SandboxSpec, namespace: str) -> None:
+        """Make the namespace, or find that a lost answer of ours made it. Raises `SandboxBusy` where another did."""
+        nonce = os.urandom(8).hex()
+        wanted = objects.namespace_object(namespace, spec, self.settings, state="running")
+        annotated = objects.annotated(wanted, {NONCE: nonce})
+        try:
+            await self.api.create(annotated)
+        except Conflict as error:
+            found = await self.api.find(kinds.NAMESPACE, namespace)
+            if found is None or strings(found, "metadata", "annotations").get(NONCE) != nonce:
+                raise SandboxBusy(f"sandbox {spec.id} exists already: attach to it or destroy it first") from error
+
+    async def _build(self, spec: SandboxSpec, namespace: str, start: Start) -> PodView:
+        """Fence first, then the pod, then wait. The fence's objects do not depend on each other."""
+        made = objects.build(
+            spec,
+            self.settings,
+            namespace=namespace,
+            state="running",
+            credential=self._key.server_files(namespace, now=self._now()),
+            start=start,
+        )
+        for thing in made.orchestrator:
+            await self.api.apply(thing)
+        async with asyncio.TaskGroup() as group:
+            for thing in made.fence:
+                group.create_task(self.api.apply(thing))
+        pod = await self._apply_pod(made.pod)
+        return await waiting.until_running(self.api, namespace, pod, timeout_s=self.settings.start_timeout_s)
+
+    async def _apply_pod(self, pod: Object) -> Object:
+        """The quota counts only once its controller has seen it; until then the pod is refused for a moment."""
+        for attempt in range(200):
+            try:
+                return await self.api.apply(pod)
+            except QuotaFull as error:
+                if "status unknown" not in str(error) or attempt == 199:
+                    raise
+                await asyncio.sleep(0.005 * (1 + attempt // 10))
+        raise AssertionError("unreachable")
+
+    async def _enter(self, spec: SandboxSpec, namespace: str, view: PodView) -> KubernetesSandbox:
+        link = Link(self.api, self.settings, self._key, namespace, self._now)
+        linked = await link.connect_to(view, timeout_s=self.settings.start_timeout_s)
+        layers = self._layers(spec, linked)
+        missing = [layer for layer in layers if not layer.is_held]
+        if missing and not spec.is_reduced_allowed:
+            await linked.connection.close()
+            await link.let_go()
+            raise IsolationUnavailable(
+                f"{missing[0].name} does not hold in {namespace}: {missing[0].detail}",
+                fix="mend the nodes, or name the reduced level in the profile",
+            )
+        sandbox = KubernetesSandbox(
+            spec.id, linked, layers, link=link, environment=spec.environment, on_suspend=self._suspend
+        )
+        self._open[spec.id] = sandbox
+        return sandbox
+
+    def _layers(self, spec: SandboxSpec, linked: Linked) -> list[Layer]:
+        """The fence as found: what the node said of the pod, and what the server found inside."""
+        seen = linked.pod.seen
+        found = [
+            Layer("pod-security", True, "restricted, enforced at the latest version"),
+            Layer("user-namespace", self.settings.has_user_namespaces, "hostUsers: false"),
+            Layer("network", seen.startswith("closed"), seen or "the first container said nothing"),
+            Layer("read-only-root", True, "no capabilities, no new privileges, seccomp RuntimeDefault"),
+        ]
+        if spec.runtime_class:
+            found.append(Layer("runtime", True, spec.runtime_class))
+            # a sandboxed kernel has its own fence and often no Landlock: said, not required
+            return found + [replace_held(layer) for layer in linked.greeting.layers]
+        return found + list(linked.greeting.layers)
+
+    async def _abandon(self, namespace: str) -> None:
+        try:
+            await self.api.delete(kinds.NAMESPACE, namespace)
+        except SandboxError:
+            return  # the sweeper finds it by its label
+
+    # -- attach, suspend -----------------------------------------------------------------------------------------
+
+    async def attach(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
+        found = await self._find(spec.id)
+        if found is None:
+            raise SandboxGone(f"sandbox {spec.id} has no namespace any more")
+        if earlier := self._open.pop(spec.id, None):
+            await earlier.let_go()
+        namespace = name_of(found)
+        pod = await self.api.find(kinds.POD, names.POD, namespace=namespace)
+        if pod is None or labels_of(found).get(names.STATE) == "suspended":
+            return await self._resume(spec, namespace)
+        view = await waiting.until_running(self.api, namespace, pod, timeout_s=self.settings.start_timeout_s)
+        return await self._enter(spec, namespace, view)
+
+    async def _resume(self, spec: SandboxSpec, namespace: str) -> Sandbox:
+        if not self.settings.storage_class:
+            raise SandboxGone(f"the pod in {namespace} is gone, and its files with it")
+        view = await self._build(spec, namespace, Start(has_user_namespaces=self.settings.has_user_namespaces))
+        await self._mark(namespace, "running")
+        return await self._enter(spec, namespace, view)
+
+    async def _suspend(self, sandbox: KubernetesSandbox) -> None:
+        """With a volume claim the pod goes and the files stay; without one only the processes can end."""
+        await sandbox.stop_processes()
+        await sandbox.let_go()
+        self._open.pop(sandbox.id, None)
+        if self.settings.storage_class:
+            await self._mark(sandbox.namespace, "suspended")
+            await self.api.delete(kinds.POD, names.POD, namespace=sandbox.namespace)
+
+    async def _mark(self, namespace: str, state: str) -> None:
+        path = f"/metadata/labels/{names.STATE.replace('/', '~1')}"
+        await self.api.json_patch(kinds.NAMESPACE, namespace, [{"op": "replace", "path": path, "value": state}])
+
+    async def _find(self, sandbox: SandboxId) -> Object | None:
+        """The namespace of a sandbox, None where it is gone or going."""
+        for found in await self._namespaces(f"{names.SANDBOX}={sandbox}"):
+            if not text(found, "metadata", "deletionTimestamp"):
+                return found
+        return None
+
+    async def _namespaces(self, selector: str) -> Sequence[Object]:
+        ours = f"{names.MANAGED_BY}={names.MANAGER},{names.INSTANCE}={self.settings.instance}"
+        return await self.api.list(kinds.NAMESPACE, selector=f"{ours},{selector}")
+
+    # -- end -----------------------------------------------------------------------------------------------------
+
+    async def destroy(self, sandbox: SandboxId) -> None:
+        if opened := self._open.pop(sandbox, None):
+            await opened.let_go()
+        if not names.is_sandbox_id(sandbox):
+            return
+        for found in await self._namespaces(f"{names.SANDBOX}={sandbox}"):
+            await self._remove(name_of(found))
+
+    async def _remove(self, namespace: str) -> None:
+        await self.api.delete(kinds.NAMESPACE, namespace)
+        await waiting.until_gone(self.api, namespace, timeout_s=DESTROY_WITHIN_S)
+
+    async def sweep(self, live: frozenset[SandboxId]) -> Sequence[SandboxId]:
+        found = {
+            SandboxId(labels_of(namespace)[names.SANDBOX])
+            for namespace in await self._namespaces(names.SANDBOX)
+            if not text(namespace, "metadata", "deletionTimestamp")
+        }
+        left = sorted(found - live)
+        async with asyncio.TaskGroup() as group:
+            for sandbox in left:
+                group.create_task(self.destroy(sandbox))
+        return left
+
+    async def close(self) -> None:
+        for sandbox in list(self._open.values()):
+            await sandbox.let_go()
+        self._open.clear()
+        await self.api.close()
+
+
+def replace_held(layer: Layer) -> Layer:
+    """The layer as a remark: not held is said in its detail, and does not count as missing."""
+    return layer if layer.is_held else Layer(layer.name, True, f"not there, and not needed here: {layer.detail}")

@@ -1,0 +1,165 @@
+"""Waiting for a pod: what its status says, as the sandbox's words for it.
+
+Every way in which a pod fails to start has one sentence here that says what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone
+from ringfence_sandbox.kubernetes import kinds, names
+from ringfence_sandbox.kubernetes.api import ClusterApi
+from ringfence_sandbox.kubernetes.errors import Conflict
+from ringfence_sandbox.kubernetes.json_value import Object, child, objects, text
+
+NEVER = frozenset({"ErrImageNeverPull", "InvalidImageName", "ErrImagePull", "ImagePullBackOff", "ImageInspectError"})
+BROKEN = frozenset({"CreateContainerError", "RunContainerError", "CreateContainerConfigError", "StartError"})
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A pod whose main container runs. `seen` is what the init container saw of the network."""
+
+    uid: str
+    address: str
+    seen: str
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Not yet. `why` is for the message should time run out."""
+
+    why: str
+
+
+def read(pod: Object) -> PodView | Pending:
+    """What a pod's status comes down to. Raises the error of a pod that will not start by itself."""
+    namespace = text(pod, "metadata", "namespace")
+    if text(pod, "metadata", "deletionTimestamp"):
+        raise SandboxGone(f"the pod in {namespace} is being deleted")
+    if text(pod, "status", "phase") in ("Failed", "Succeeded"):
+        reason = text(pod, "status", "reason") or "it ended"
+        raise SandboxGone(f"the pod in {namespace} is over: {reason} {text(pod, 'status', 'message')}".strip())
+    init, main = _status(pod, "initContainerStatuses"), _status(pod, "containerStatuses")
+    _raise_if_open(init, namespace)
+    for container in (init, main):
+        _raise_if_stuck(container, namespace)
+    address = text(pod, "status", "podIP")
+    if address and child(main, "state", "running") is not None:
+        restarts = child(main, "restartCount")
+        seen = text(init, "state", "terminated", "message")
+        return PodView(text(pod, "metadata", "uid"), address, seen, restarts if isinstance(restarts, int) else 0)
+    return Pending(_why(pod, init, main))
+
+
+def _status(pod: Object, group: str) -> Object:
+    found = objects(pod, "status", group)
+    return found[0] if found else {}
+
+
+def _raise_if_open(init: Object, namespace: str) -> None:
+    for state in ("state", "lastState"):
+        ended = child(init, state, "terminated")
+        if child(ended, "exitCode") == 7:
+            raise IsolationUnavailable(
+                f"the network of {namespace} is not closed ({text(ended, 'message')[:300]})",
+                fix="use a network plugin that enforces NetworkPolicy, or name the reduced level in the profile",
+            )
+        if child(ended, "exitCode") not in (None, 0):
+            raise SandboxBusy(f"the first container of {namespace} failed: {text(ended, 'message')[:300]}")
+
+
+def _raise_if_stuck(container: Object, namespace: str) -> None:
+    waiting = child(container, "state", "waiting")
+    reason, message = text(waiting, "reason"), text(waiting, "message")[:400]
+    if reason in NEVER:
+        raise IsolationUnavailable(
+            f"the image {text(container, 'image')} cannot be pulled in {namespace}: {reason} {message}",
+            fix="correct the image's name, let the node pull it, or allow its registry",
+        )
+    if reason in BROKEN:
+        raise IsolationUnavailable(
+            f"the container of {namespace} cannot be made: {message or reason}",
+            fix="read the message: a runtime class, a user namespace or a mount that the node does not have",
+        )
+    if reason == "CrashLoopBackOff":
+        last = child(container, "lastState", "terminated")
+        raise SandboxBusy(
+            f"the server in {namespace} ended again and again, last with {text(last, 'reason')}"
+            f" {text(last, 'message')[:300]}"
+        )
+
+
+def _why(pod: Object, init: Object, main: Object) -> str:
+    for condition in objects(pod, "status", "conditions"):
+        if text(condition, "type") == "PodScheduled" and text(condition, "status") == "False":
+            return f"no node has room: {text(condition, 'message')[:300]}"
+    for name, container in (("first", init), ("main", main)):
+        if reason := text(container, "state", "waiting", "reason"):
+            return f"the {name} container waits: {reason}"
+    if child(init, "state", "running") is not None:
+        return "the first container still looks at the network"
+    return "the node has not started it"
+
+
+async def until_running(api: ClusterApi, namespace: str, pod: Object, *, timeout_s: float) -> PodView:
+    """Wait until the pod's main container runs. Raises what `read` raises, or `SandboxBusy` when time runs out."""
+    last = "nothing was heard of it"
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for state in _states(api, namespace, pod):
+                found = read(state)
+                if isinstance(found, PodView):
+                    return found
+                last = found.why
+    except TimeoutError as error:
+        raise SandboxBusy(f"the pod in {namespace} did not start within {timeout_s:g} s: {last}") from error
+    raise AssertionError("a watch without an end")
+
+
+async def _states(api: ClusterApi, namespace: str, pod: Object) -> AsyncIterator[Object]:
+    """The pod as it is, and as it becomes, for ever; a watch that ends or expires is begun again."""
+    while True:
+        yield pod
+        version = text(pod, "metadata", "resourceVersion")
+        try:
+            async for change in api.watch(
+                kinds.POD, namespace=namespace, name=names.POD, version=version, timeout_s=120
+            ):
+                if change.type == "DELETED":
+                    raise SandboxGone(f"the pod in {namespace} was deleted")
+                if change.type != "BOOKMARK":
+                    yield change.object
+        except Conflict:
+            await asyncio.sleep(0.05)
+        pod = await api.get(kinds.POD, names.POD, namespace=namespace)
+
+
+async def until_gone(api: ClusterApi, namespace: str, *, timeout_s: float) -> None:
+    """Wait until a namespace no longer exists. Raises `SandboxBusy`, saying what holds it."""
+    found: Object = {}
+    try:
+        async with asyncio.timeout(timeout_s):
+            pause_s = 0.2
+            while (now := await api.find(kinds.NAMESPACE, namespace)) is not None:
+                found = now
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 1.5, 2.0)
+    except TimeoutError as error:
+        said = "; ".join(
+            text(one, "message")[:200]
+            for one in objects(found, "status", "conditions")
+            if text(one, "status") == "True" and text(one, "message")
+        )
+        raise SandboxBusy(
+            f"namespace {namespace} is still there after {timeout_s:g} s: {said or 'its contents are being removed'}"
+        ) from error
+
+
+def is_over(error: SandboxError) -> bool:
+    """Whether trying again cannot help."""
+    return isinstance(error, SandboxGone | IsolationUnavailable)
