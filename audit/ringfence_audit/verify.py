@@ -8,6 +8,7 @@ the grade it is said which intents lack an outcome. Reads only; hostile content 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,7 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, create_engine, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from ringfence_audit.errors import InvalidExport
 from ringfence_audit.events import JsonValue, Kind
@@ -104,13 +106,14 @@ def verify_file(path: Path, key: VerifierKey, *, anchors: Sequence[str] = ()) ->
         return Verdict(Grade.BROKEN, 0, f"{path.name} does not exist")
     # Beside a log in use lies its write-ahead log; a copy at rest has none, and must not need one to be made.
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
-    engine = create_engine(f"sqlite:///file:{quote(str(path.absolute()))}?{mode}&uri=true")
+    address = f"file:{quote(str(path.absolute()))}?{mode}"
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool)
     try:
         with engine.connect() as connection:
             # One snapshot: a log that is being written meanwhile is judged as it stood at this moment.
             connection.exec_driver_sql("BEGIN")
             return verify(connection, key, anchors=anchors)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:
         return Verdict(Grade.BROKEN, 0, f"{path.name} cannot be read as a log ({type(error).__name__})")
     finally:
         engine.dispose()
