@@ -27,7 +27,7 @@ extends: default@1
 rules:
   - {id: net-unlisted, ask: [network], who: {any: [owner]}, expires: 1s, widest_grant: task}
   - {id: upload, ask: [network], sends: true, who: {any: [owner]}, expires: 1s, widest_grant: once}
-  - {id: keys, forbid: [files], paths: ["/root/.ssh/**"]}
+  - {id: keys, forbid: [files], paths: ["/root/.ssh/**", "/home/deploy/.ssh/**"]}
   - {id: outside, ask: [files], paths: ["/home/finance/**"], who: {any: [owner]}, expires: 1s, widest_grant: once}
 """
 
