@@ -172,10 +172,11 @@ def _drop(view: View, how: Compaction, aim: int) -> Compaction:
     if through == how.dropped_through:
         return how
     kept = frozenset(row.seq for row in view.rows if row.seq in how.elided and row.turn > through)
-    return Compaction(kept, through, how.trim_chars, _summary(view.rows, through))
+    limit_chars = min(SUMMARY_LIMIT_CHARS, aim // 2)
+    return Compaction(kept, through, how.trim_chars, _summary(view.rows, through, limit_chars=limit_chars))
 
 
-def _summary(rows: Sequence[MessageRow], through: int) -> str:
+def _summary(rows: Sequence[MessageRow], through: int, *, limit_chars: int) -> str:
     """What was done in the turns left out, the latest kept where there is more than fits."""
     statuses = {row.body.get("call_id"): row.body.get("status") for row in rows if row.role is Role.TOOL}
     lines = []
@@ -190,6 +191,6 @@ def _summary(rows: Sequence[MessageRow], through: int) -> str:
             for call in calls_of(row)
         )
     text = "\n".join(lines)
-    if len(text) > SUMMARY_LIMIT_CHARS:
-        text = "…" + text[-SUMMARY_LIMIT_CHARS:]
+    if len(text) > limit_chars:
+        text = "…" + text[-limit_chars:]
     return f"[Turns 1 to {through} were left out to save room. What you did in them, by turn:]\n{text}"

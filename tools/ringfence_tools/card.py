@@ -20,7 +20,9 @@ from ringfence_tools.shell_reading import ShellReading, read_shell
 
 RUNS_LINES = 200
 """Lines of RUNS on the card; what is beyond is counted, and is a finding by its length."""
+RUNS_CHARACTERS = 32_000
 WORDS_LIMIT = 600
+OPENS_LIMIT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class CardFacts:
     agent_says: str = ""
     alike: int = 0
     alike_approved: int = 0
+    credential_hosts: frozenset[str] | None = None
+    """Hosts for which the proxy adds a credential; None where that is not known, and then nothing is claimed."""
+    seen_hosts: frozenset[str] | None = None
+    """Hosts that this team's runs have reached before; None where nobody has looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +119,26 @@ def build_card(facts: CardFacts) -> Card:
     """Never raises on hostile text; never believes what the agent says of its own call."""
     reading = _reading(facts)
     text = exact_text(facts.tool, facts.arguments)
-    lines = visible_lines(text)
+    size_bytes = len(text.encode("utf-8", "surrogatepass"))
+    lines, left_out = _runs(text)
     changed = [
         ChangedFile(str(PurePosixPath(path).relative_to(WORKSPACE)), "modified", sha256)
         for path, sha256 in facts.sealed.items()
         if PurePosixPath(path).is_relative_to(WORKSPACE)
     ]
-    found = findings(Evidence(facts.arguments, facts.accesses, reading, changed))
+    found = findings(Evidence(facts.arguments, facts.accesses, reading, changed, seen_hosts=facts.seen_hosts))
     terms = facts.decision.terms or Terms()
     return Card(
         headline=_headline(facts),
         needs=needs_of(terms),
-        runs=tuple(lines[:RUNS_LINES])
-        + ((f"… {len(lines) - RUNS_LINES} more lines",) if len(lines) > RUNS_LINES else ()),
-        runs_lines=len(lines),
-        runs_bytes=len(text.encode()),
-        opens=tuple(_opens(access) for access in facts.decision.escalating),
+        runs=(*lines, *left_out),
+        runs_lines=_line_count(text),
+        runs_bytes=size_bytes,
+        opens=_opened(facts),
         sends=_sends(facts.accesses),
         why=shorten(f"{', '.join(map(visible, facts.decision.rules))} ({visible(facts.profile)})", WORDS_LIMIT),
         task=_task(facts),
-        agent_says=shorten(visible(facts.agent_says.strip(), is_exact=False), WORDS_LIMIT),
+        agent_says=_said(facts.agent_says.strip()),
         before=f"{facts.alike} alike this month: {facts.alike_approved} approved" if facts.alike else "none alike",
         digest=facts.digest,
         grant="" if found or terms.widest_grant == "once" else _grant(facts.decision.escalating, terms),
@@ -164,7 +170,8 @@ def render_text(card: Card, *, identity: str, expires_in_s: int, width: int = 10
     found = card.findings
     out = [f"{identity}  {card.headline}     needs {card.needs} · denies in {age_words(expires_in_s)}"]
     if found:
-        out.append(f"! {len(found)} findings: open each (1-{len(found)}) before [a] unlocks")
+        which = "1 finding: open it (1)" if len(found) == 1 else f"{len(found)} findings: open each (1-{len(found)})"
+        out.append(f"! {which} before [a] unlocks")
     out.append(f"RUNS (exact, {_count(card.runs_lines, 'line')}, {_count(card.runs_bytes, 'byte')})")
     for number, line in enumerate(card.runs, 1):
         out += _wrapped(f"{number:>2}| ", line, "  | ", width)
@@ -202,13 +209,48 @@ def _headline(facts: CardFacts) -> str:
     return " + ".join(families) + (" · UPLOAD" if sends else " · read only")
 
 
-def _opens(access: Access) -> str:
+def _runs(text: str) -> tuple[list[str], list[str]]:
+    """The safe lines of the text's beginning, and what to say of the rest. Bounded for a text of any size."""
+    shown = "\n".join(text[: RUNS_CHARACTERS + 1].split("\n")[:RUNS_LINES])[:RUNS_CHARACTERS]
+    lines = visible_lines(shown)
+    rest = text[len(shown) :]
+    if rest in ("", "\n"):
+        return visible_lines(shown + rest), []
+    return lines, [f"… {rest.count(chr(10))} more lines, {len(rest)} more characters that are not shown here"]
+
+
+def _line_count(text: str) -> int:
+    return max(text.count("\n") + (not text.endswith("\n")), 1)
+
+
+def _said(text: str) -> str:
+    """What a person, an agent or a repository says, bounded before and after it is made safe."""
+    return shorten(visible(shorten(text, 2 * WORDS_LIMIT), is_exact=False), WORDS_LIMIT)
+
+
+def _opened(facts: CardFacts) -> tuple[str, ...]:
+    escalating = facts.decision.escalating
+    lines = [_opens(access, facts.credential_hosts) for access in escalating[:OPENS_LIMIT]]
+    more = len(escalating) - OPENS_LIMIT
+    return (*lines, f"… and {more} more") if more > 0 else tuple(lines)
+
+
+def _opens(access: Access, credential_hosts: frozenset[str] | None) -> str:
     method = access.attributes.get("method", "")
     if access.family is Family.NETWORK:
         tunnel = " · unopened: may send anything to anyone there" if _is_tunnel(access) else ""
-        return shorten(f"{visible(access.resource)} {visible(str(method))} · no credential{tunnel}", WORDS_LIMIT)
+        credential = _credential(access, credential_hosts)
+        said = f"{visible(access.resource)} {visible(str(method))}".strip()
+        return shorten(f"{said}{credential}{tunnel}", WORDS_LIMIT)
     write = " (write)" if access.attributes.get("write") else ""
-    return shorten(f"{access.family.value} {visible(access.resource)}{write}", WORDS_LIMIT)
+    return shorten(f"{access.family.value} {visible(access.resource[:WORDS_LIMIT])}{write}", WORDS_LIMIT)
+
+
+def _credential(access: Access, credential_hosts: frozenset[str] | None) -> str:
+    if credential_hosts is None:
+        return ""
+    has_one = access.resource.rpartition(":")[0].strip("[]") in credential_hosts
+    return " · with a credential that the proxy adds" if has_one else " · no credential"
 
 
 def _is_tunnel(access: Access) -> bool:
@@ -221,9 +263,8 @@ def _sends(accesses: Sequence[Access]) -> str:
 
 
 def _task(facts: CardFacts) -> str:
-    where = f"{visible(facts.repository)}@{visible(facts.commit[:6])}" if facts.repository else "no repository"
-    text = shorten(visible(facts.task, is_exact=False), WORDS_LIMIT)
-    return f'"{text}" · {where} · for {visible(facts.person)}'
+    where = f"{_said(facts.repository)}@{visible(facts.commit[:6])}" if facts.repository else "no repository"
+    return f'"{_said(facts.task)}" · {where} · for {visible(facts.person)}'
 
 
 def _grant(escalating: Sequence[Access], terms: Terms) -> str:

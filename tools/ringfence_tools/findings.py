@@ -22,7 +22,11 @@ from ringfence_tools.shell_reading import ShellReading
 
 LONG_LINE = 400
 LONG_TEXT = 4000
-GAP = re.compile(r"(?: |\t|\u00a0|\u3000|[\u2000-\u200a]){12,}(?=\S)")
+LONG_LINES = 200
+"""As many lines as the card shows."""
+# No look-ahead here: over a million spaces it would take quadratic time.
+GAP = re.compile(r"[ \t\u00a0\u3000\u2000-\u200a]{12,}")
+BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){4,}")
 MAX_TEXT = 1 << 20
 """Characters of one argument that are looked at; a longer one is a finding by itself."""
 MAX_SUMMARY = 300
@@ -32,7 +36,8 @@ _CREDENTIAL = re.compile(
     r"|shadow$|secrets?(/|$)|[^/]*\.(pem|key|p12|pfx|keystore|kdbx)$|environ$|service[-_]account[^/]*\.json$)",
     re.IGNORECASE,
 )
-_WORD_WITH_ASCII = re.compile(r"[^\s]*[A-Za-z0-9][^\s]*")
+_WORD = re.compile(r"\S+")
+_ASCII_ALPHANUMERIC = re.compile(r"[A-Za-z0-9]")
 
 
 class Code(StrEnum):
@@ -79,8 +84,8 @@ class Evidence:
     reading: ShellReading | None = None
     changed: Sequence[ChangedFile] = ()
     notes: Mapping[str, ScriptNote] = field(default_factory=dict)
-    seen_hosts: frozenset[str] = frozenset()
-    """Hosts (ASCII) that this team's runs have reached before."""
+    seen_hosts: frozenset[str] | None = None
+    """Hosts (ASCII) that this team's runs have reached before; None where nobody has looked."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Bytes of files that may be sent, by workspace-relative path; "." is the whole workspace."""
 
@@ -132,15 +137,22 @@ def _hosts(evidence: Evidence) -> Iterator[Finding]:
             continue
         uses.setdefault(host.ascii, (host.looks_like, host.is_disguised_address))
     for name, (looks_like, is_disguised) in uses.items():
-        seen = "seen before" if name in evidence.seen_hosts else "never seen"
+        seen = _seen(name, evidence.seen_hosts)
         if looks_like:
-            yield Finding(Code.HOST, shorten(f"{name}, not {visible(looks_like)} · {seen}", MAX_SUMMARY))
+            yield Finding(Code.HOST, shorten(f"{name}, not {visible(looks_like)}{seen}", MAX_SUMMARY))
         elif "xn--" in name:
-            yield Finding(Code.HOST, shorten(f"{name} is written in another alphabet · {seen}", MAX_SUMMARY))
+            yield Finding(Code.HOST, shorten(f"{name} is written in another alphabet{seen}", MAX_SUMMARY))
         elif is_disguised:
-            yield Finding(Code.HOST, f"the address {name}, written so that it does not look like one · {seen}")
-        elif _is_address(name) and name not in evidence.seen_hosts:
-            yield Finding(Code.HOST, f"{name} is a bare address, not a name · {seen}")
+            yield Finding(Code.HOST, f"the address {name}, written so that it does not look like one{seen}")
+        elif _is_address(name) and name not in (evidence.seen_hosts or ()):
+            yield Finding(Code.HOST, f"{name} is a bare address, not a name{seen}")
+
+
+def _seen(host: str, seen_hosts: frozenset[str] | None) -> str:
+    """What is known of earlier use; nothing is claimed where nobody has looked."""
+    if seen_hosts is None:
+        return ""
+    return " · seen before" if host in seen_hosts else " · never seen"
 
 
 def _is_address(host: str) -> bool:
@@ -158,15 +170,22 @@ def _hidden(evidence: Evidence, texts: list[tuple[str, str]]) -> Iterator[Findin
     details: list[str] = []
     for name, text in texts:
         for found in GAP.finditer(text):
+            if found.end() == len(text) or text[found.end()] in "\r\n":
+                continue
             is_indent = found.start() == 0 or text[found.start() - 1] == "\n"
             if is_indent and evidence.reading is None and len(found[0]) < LONG_LINE:
                 continue
             gaps += 1
-            rest = text[found.end() :].lstrip()
+            rest = text[found.end() : found.end() + LONG_LINE].lstrip()
             what = "second command" if rest.startswith(("&&", "||", ";", "|", "&")) else "more text"
             if gaps <= 5:
                 said.append(f"{what} after {len(found[0])} spaces")
-                details.append(f"{visible(name)}: {shorten(visible(rest[:400].splitlines()[0]), 300)}")
+                details.append(f"{visible(name)}: {shorten(visible(rest), 300)}")
+        blank = BLANK_LINES.search(text) if evidence.reading is not None else None
+        if blank is not None and text[blank.end() :].strip():
+            gaps += 1
+            said.append(f"more text after {blank[0].count(chr(10)) - 1} empty lines")
+            details.append(f"{visible(name)}: {shorten(visible(text[blank.end() :][:LONG_LINE].lstrip()), 300)}")
     follows = evidence.reading is not None and _follows_newline(evidence.reading)
     if gaps:
         if follows:
@@ -267,6 +286,7 @@ def _credentials(evidence: Evidence) -> Iterator[Finding]:
         if isinstance(value, str) and name in ("path", "resource", "file") and len(value) < 4096:
             names[value] = None
     names.update(dict.fromkeys(a.resource for a in evidence.accesses if a.family in (Family.FILES, Family.DELIVER)))
+    names = {name[-4096:]: None for name in names}
     hits = [name for name in names if _CREDENTIAL.search(name.partition("=")[2] or name) or _CREDENTIAL.search(name)]
     if hits:
         shown = [shorten(visible(hit), 120) for hit in hits]
@@ -281,8 +301,9 @@ def _confusables(texts: list[tuple[str, str]]) -> Iterator[Finding]:
         if text.isascii():
             continue
         twins = ascii_twins()
-        for word in _WORD_WITH_ASCII.finditer(text):
-            if not word[0].isascii() and any(letter.isalnum() and letter in twins for letter in word[0]):
+        for word in _WORD.finditer(text):
+            is_mixed = not word[0].isascii() and _ASCII_ALPHANUMERIC.search(word[0]) is not None
+            if is_mixed and any(letter.isalnum() and letter in twins for letter in word[0]):
                 shown.append(f"{shorten(visible(word[0]), 100)}, not {shorten(visible(twin_of(word[0])), 100)}")
                 if len(shown) >= 20:
                     break
@@ -321,8 +342,8 @@ def _count(seen: Mapping[str, Mapping[str, int]], is_kind: Callable[[str], bool]
 def _long(texts: Iterable[tuple[str, str]]) -> Iterator[Finding]:
     for name, text in texts:
         longest = max((len(line) for line in text.split("\n")), default=0)
-        if longest > LONG_LINE or len(text) > LONG_TEXT:
-            lines = text.count("\n") + 1
+        lines = text.count("\n") + 1
+        if longest > LONG_LINE or len(text) > LONG_TEXT or lines > LONG_LINES:
             yield Finding(
                 Code.LONG, f"{shorten(visible(name), 60)}: {lines} lines, {len(text)} characters, longest {longest}"
             )

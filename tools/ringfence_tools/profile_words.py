@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ringfence_tools.profile_model import Profile, Rule
+from ringfence_tools.profile_units import duration_text, usd_text
 
 
 def explain(profile: Profile) -> str:
@@ -16,8 +17,8 @@ def explain(profile: Profile) -> str:
     said = "a person is asked" if profile.unmatched == "ask" else "it is forbidden"
     lines.append(f"- where no rule speaks, {said}")
     budget = profile.budget.run
-    money = f"${budget.usd / 1_000_000:.2f}, " if budget.usd is not None else ""
-    lines.append(f"- a run may use {money}{budget.tool_calls} tool calls and {budget.wall} s")
+    money = f"{usd_text(budget.usd)}, " if budget.usd is not None else ""
+    lines.append(f"- a run may use {money}{budget.tool_calls} tool calls and {duration_text(budget.wall)}")
     if profile.four_eyes:
         lines.append("- whoever asked for the task may not approve what its run asks for")
     return "\n".join(lines)
@@ -55,6 +56,8 @@ def _rule(rule: Rule) -> str:
         case "forbid":
             return f"{rule.id}: {what}{where} is forbidden" + (f" ({rule.say})" if rule.say else "")
         case "ask":
-            groups = [*(rule.who.all if rule.who else ()), *(rule.who.any if rule.who else ())]
-            joined = " and ".join(groups) if rule.who and rule.who.all else " or ".join(groups)
+            everyone = rule.who.all if rule.who else ()
+            choice = " or ".join(rule.who.any) if rule.who else ""
+            choice = f"one of {choice}" if everyone and " or " in choice else choice
+            joined = " and ".join(part for part in (*everyone, choice) if part)
             return f"{rule.id}: {what}{where} is put to {joined or 'a person'}"

@@ -92,7 +92,7 @@ def accesses_of_reading(reading: ShellReading) -> tuple[Access, ...]:
     parts = [
         Access(
             Family.SHELL,
-            command.words,
+            command.words or " ".join(command.assignments),
             {
                 "words": command.words,
                 "program": command.program,
@@ -102,7 +102,7 @@ def accesses_of_reading(reading: ShellReading) -> tuple[Access, ...]:
             },
         )
         for command in reading.commands
-        if command.argv
+        if command.argv or command.assignments
     ]
     opened = (use for use in reading.hosts if use.is_opened and not _LOCAL.match(use.host))
     hosts = [
@@ -199,6 +199,9 @@ def _walk(root: Node, known: Mapping[str, str], found: _Found, *, via: tuple[str
             _add(replace(command, via=via, pipeline=pipelines.get(node.id, -1)), found, depth=depth)
         elif node.type == "variable_assignment":
             found.mentions.extend(urls_in(text_of(node)[:4000], is_opened=False))
+            if node.parent is None or node.parent.type not in ("command", "declaration_command"):
+                # `PATH=x; git status` runs another git: where commands have rules, this is a part of its own.
+                _add(Command((), assignments=(text_of(node),), via=via), found, depth=depth)
 
 
 def _command(node: Node, known: Mapping[str, str], around: list[Redirect]) -> Command:
@@ -239,7 +242,8 @@ def _add(command: Command, found: _Found, *, depth: int) -> None:
     program = command.program
     inner = unwrap(command.argv, program)
     # Whoever changes the user or the root is judged by its own name too.
-    is_transparent = inner is not None and inner.is_known and program not in ("sudo", "doas", "chroot", "find")
+    is_plain = not command.assignments and program not in ("sudo", "doas", "chroot", "find")
+    is_transparent = inner is not None and inner.is_known and is_plain
     found.commands.append(replace(command, wraps=is_transparent))
     if program == "cd" and len(command.argv) == 2 and command.argv[1].is_static:
         found.folders.append(command.argv[1].text)
