@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .wire import Header
 
+BURIED_WITHIN_S = 1.0
 READ_AT_ONCE = 256 << 10
 SIGXFSZ = 25
 
@@ -66,6 +67,7 @@ class Call(Paused):
         self.detail = ""
         self.keeper: Keeper | None = None
         self.timer: Timer | None = None
+        self._status: int | None = None
         self.capture = Capture(
             runner.output_path(order.call), limit=order.output_limit, file_limit=runner.settings.output_bytes
         )
@@ -169,13 +171,20 @@ class Call(Paused):
 
     def ended(self, status: int, *, is_last: bool) -> None:
         """The main process has ended with a wait status."""
+        if self.timer is not None:
+            self.timer.cancel()
         if self._out >= 0:
             self._read(0)
         self._end_input()
         if not is_last and not self.ending and self.runner.is_crowded():
             # What it left behind has the sandbox's last processes: nothing else could ever start again.
             self.ending, self.detail = "limit", "processes: it left more behind than may run beside it"
+        if not is_last and self.ending:
+            # An end that was imposed is told once the last of the tree is buried, not just its root.
+            self._status = status
             self.runner.kill_tree(self)
+            self.timer = self.runner.loop.after(BURIED_WITHIN_S, self.buried)
+            return
         if not is_last and not self.ending:
             self.capture.to_file()
             self.detail = "processes go on in the background"
@@ -192,6 +201,11 @@ class Call(Paused):
             self.tell("done", detail=self.detail, status=status)
         if is_last:
             self._end_output()
+
+    def buried(self) -> None:
+        """Nothing of the tree is left."""
+        if not self.is_told and self._status is not None:
+            self.ended(self._status, is_last=True)
 
     def failed(self, number: int) -> None:
         """Nothing could be spawned."""
@@ -287,6 +301,8 @@ class Runner:
             call.failed(first)
         elif call is not None and kind == "ended":
             call.ended(first, is_last=bool(second))
+        elif call is not None and kind == "idle":
+            call.buried()
         if is_free:
             self._drop_surplus(keeper)
 
@@ -312,8 +328,8 @@ class Runner:
 
     def kill_tree(self, call: Call) -> None:
         """End everything below a call's keeper. A keeper that is stopped from inside is ended with it."""
-        if call.keeper is None:
-            return
+        if call.keeper is None or self.by_keeper.get(call.keeper.pid) is not call:
+            return  # the keeper has gone on to another call
         pid = call.keeper.pid
         processes.signal_all({pid}, processes.SIGCONT)
         processes.kill_below({pid}, set())

@@ -90,7 +90,7 @@ def _search(server: Server, channel: Channel, number: int, header: Header, body:
 
         search.search(pattern, path, settings.workspace, settings.state, limit, emit)
 
-    Worker(server, channel, number, work, deadline_s=30)
+    Worker(server, channel, number, work, deadline_s=10)
 
 
 def _load_chunk(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:

@@ -151,6 +151,10 @@ class Server:
 
         running = self.running[call] = Call(order, self.runner, lambda data: self._stream(call, data), end)
         running.start()
+        # Not now: a command that ends within milliseconds need not wait for the watch to be loaded.
+        self.loop.after(0.05, self._keep_watch)
+
+    def _keep_watch(self) -> None:
         if self.watch is None:
             from .watch import Watch
 

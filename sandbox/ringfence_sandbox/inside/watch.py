@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EVERY_S = 0.1
 CROWDED_TICKS = 8
 DESCRIPTORS_EVERY = 5
-MEMORY_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - this sandbox's own, sized
+MEMORY_FOLDERS = ("/tmp", "/dev/shm")  # noqa: S108 - this sandbox's own, sized
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +26,15 @@ from ringfence_sandbox.errors import IsolationUnavailable, SandboxError
 from ringfence_sandbox.inside import wire
 from ringfence_sandbox.local import bwrap, seccomp
 from ringfence_sandbox.local.environment import command_environment
+from ringfence_sandbox.local.etc import prepared_etc
 from ringfence_sandbox.local.launch import Launch, Launched, launch
 from ringfence_sandbox.local.layout import Layout
 from ringfence_sandbox.local.reach import Reach
 from ringfence_sandbox.local.sandbox import LocalSandbox
-from ringfence_sandbox.local.system_tree import SystemTree, system_tree, write_etc
+from ringfence_sandbox.local.system_tree import SystemTree, system_tree
 from ringfence_sandbox.local.uids import UidLeases
 
+WRITABLE = ("/workspace", bwrap.HOME, "/tmp", "/dev", "/proc")  # noqa: S108 - inside
 REACH = Path("/run/ringfence-reach")
 
 
@@ -142,6 +145,7 @@ class LocalBackend(Backend):
         return sandbox
 
     async def _launch(self, spec: SandboxSpec, uid: int | None, egress: EgressGatekeeper | None) -> Launched:
+        bwrap.refuse_mounts(spec.mounts)
         ground = await self._prepared()
         folder = self._layout.sandbox(spec.id)
         mounts = spec.mounts
@@ -161,13 +165,12 @@ class LocalBackend(Backend):
                     artifact=_placed(ground, ground.artifact),
                 ),
                 spec.limits,
-                seccomp_fd=None,
                 fence=self._fence,
                 proc_names=ground.proc_names,
             ),
             python=ground.tree.python,
             config=self._config(spec, ground),
-            seccomp=ground.seccomp,
+            seccomp=ground.seccomp if self._fence.has_seccomp else None,
             uid=uid,
             namespace_fd=ground.reach.namespace_fd if ground.reach is not None else None,
         )
@@ -175,14 +178,15 @@ class LocalBackend(Backend):
 
     def _config(self, spec: SandboxSpec, ground: Ground) -> dict[str, wire.Json]:
         shown = [*ground.tree.mounts, *spec.mounts]
+        has_landlock = self._fence.has_landlock
         readable = sorted({str(mount.target) for mount in shown} | {bwrap.OUTPUT})
         return {
             "workspace": "/workspace",
             "state": bwrap.STATE,
             "output": bwrap.OUTPUT,
             "environment": dict(command_environment(spec)),
-            "readable": list(readable),
-            "writable": ["/workspace", bwrap.HOME, "/tmp", "/var/tmp", "/dev", "/proc"],  # noqa: S108 - inside
+            "readable": list(readable) if has_landlock else [],
+            "writable": [*WRITABLE] if has_landlock else [],
             "disk_paths": ["/workspace", bwrap.HOME],
             "limits": _limits(spec.limits),
         }
@@ -197,12 +201,11 @@ class LocalBackend(Backend):
         root = self._layout.root
         for folder in (root, self._layout.sandboxes):
             folder.mkdir(parents=True, exist_ok=True)
-        write_etc(self._layout.etc)
         data = artifact.pack(is_compiled=True)
         packed = root / f"inside-{hashlib.sha256(data).hexdigest()[:16]}.zip"
         if not packed.exists():
             artifact.write_artifact(packed, is_compiled=True)
-        tree = system_tree(self._layout.etc)
+        tree = system_tree(prepared_etc(root))
         program = find_bwrap()
         reach = None
         if self._is_root:
@@ -210,12 +213,16 @@ class LocalBackend(Backend):
             reach.reachable(*(mount.source for mount in tree.mounts), program, packed, self._layout.sandboxes)
             mounts = tuple(Mount(reach.place(mount.source), mount.target) for mount in tree.mounts)
             tree = SystemTree(mounts, tree.links, tree.python)
-        names = frozenset(name for name in bwrap.HIDDEN_IN_PROC if Path("/proc", name).exists())
+        names = frozenset(name for name in bwrap.HIDDEN_IN_PROC if _is_for_all(Path("/proc", name)))
         return Ground(program, tree, packed, seccomp.program(), reach, names)
 
 
 def _placed(ground: Ground, path: Path) -> Path:
     return path if ground.reach is None else ground.reach.place(path)
+
+
+def _is_for_all(path: Path) -> bool:
+    return path.exists() and bool(path.stat().st_mode & stat.S_IROTH)
 
 
 def _limits(limits: Limits) -> dict[str, wire.Json]:

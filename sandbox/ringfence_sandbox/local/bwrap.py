@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringfence_sandbox.contract import WORKSPACE, Limits, Mount
+from ringfence_sandbox.errors import SandboxError
 from ringfence_sandbox.local.system_tree import SystemTree
 
 UID = 1000
@@ -20,7 +21,9 @@ RUN = "/run/ringfence"
 STATE = f"{RUN}/state"
 OUTPUT = f"{RUN}/output"
 ARTIFACT = f"{RUN}/inside.zip"
-HIDDEN_IN_PROC = ("kallsyms", "kcore", "keys", "key-users", "timer_list", "cmdline", "sched_debug", "config.gz")
+HIDDEN_IN_PROC = ("kallsyms", "kcore", "keys", "key-users", "timer_list", "cmdline", "sched_debug")
+"""What tells of the machine and of others. Those that only root may read need no cover, since nobody inside is root."""
+RESERVED = ("/workspace", "/home/agent", "/run", "/proc", "/dev", "/sys", "/etc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Places:
 class Fence:
     """Which switches bubblewrap gets beside the mounts. All on, but where a test removes one to see its probe fail."""
 
+    has_seccomp: bool = True
+    has_landlock: bool = True
     has_network_namespace: bool = True
     has_pid_namespace: bool = True
     has_ipc_namespace: bool = True
@@ -53,7 +58,6 @@ def arguments(
     places: Places,
     limits: Limits,
     *,
-    seccomp_fd: int | None,
     fence: Fence,
     proc_names: frozenset[str],
 ) -> list[str]:
@@ -65,13 +69,10 @@ def arguments(
     words += _switch(fence.has_ipc_namespace, "--unshare-ipc")
     words += _switch(fence.drops_capabilities, "--cap-drop", "ALL")
     words += _switch(fence.disables_userns, "--disable-userns")
-    if seccomp_fd is not None:
-        words += ["--seccomp", str(seccomp_fd)]
     early = [mount for mount in mounts if not _is_below_scratch(mount)]
     words += _root(tree, early, fence)
     words += _kernel_files(limits, proc_names)
     words += ["--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"]  # noqa: S108 - inside
-    words += ["--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", "/var/tmp"]  # noqa: S108 - inside
     # Trees of the host below /tmp stand on the fresh tmpfs, which nothing inside has written yet.
     for mount in mounts:
         words += _switch(_is_below_scratch(mount), "--ro-bind", str(mount.source), str(mount.target))
@@ -80,6 +81,15 @@ def arguments(
     words += ["--ro-bind", str(places.artifact), ARTIFACT]
     words += _switch(fence.is_root_readonly, "--remount-ro", "/")
     return words
+
+
+def refuse_mounts(mounts: Sequence[Mount]) -> None:
+    """Raise SandboxError for a tree of the host that would hide or reach into what is the sandbox's own."""
+    for mount in mounts:
+        target = mount.target
+        is_plain = target.is_absolute() and ".." not in target.parts and len(target.parts) > 1
+        if not is_plain or any(target.is_relative_to(place) for place in RESERVED):
+            raise SandboxError(f"a tree of the host may not be shown at {target}")
 
 
 def _is_below_scratch(mount: Mount) -> bool:

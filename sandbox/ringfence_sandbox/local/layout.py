@@ -3,7 +3,7 @@
 ROOT/sandboxes/ID/            0700 root or the user; the sandbox's own uid owns what is below
     workspace/  home/         what commands write
     state/  output/           the server's journal and base repository; whole outputs
-ROOT/uids/  ROOT/etc/  ROOT/inside-HASH.zip
+ROOT/uids/  ROOT/etc-HASH/  ROOT/inside-HASH.zip
 """
 
 from __future__ import annotations
@@ -30,10 +30,6 @@ class Layout:
     @property
     def sandboxes(self) -> Path:
         return self.root / "sandboxes"
-
-    @property
-    def etc(self) -> Path:
-        return self.root / "etc"
 
     @property
     def uids(self) -> Path:
