@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Connection, func, select, update
@@ -75,12 +75,16 @@ async def close(drive: Drive, closing: Closing) -> RunState:
 
 
 async def _settle(drive: Drive) -> None:
-    """No sandbox is released while an intent lacks an outcome: the gate asks the sandbox once more."""
+    """No sandbox is released while an intent lacks an outcome: the gate asks the sandbox once more.
+
+    What never started does not start now: a person who stopped the run must be right that it stopped.
+    """
+    context = replace(drive.context, is_ending=True)
     rows = await drive.store.read(lambda connection: unsettled(connection, drive.run))
     for row in rows:
         if row.state is CallState.INTENT:
             async with asyncio.timeout(drive.equipment.limits.closing_s):
-                await drive.equipment.gate.step(row.key, drive.context)
+                await drive.equipment.gate.step(row.key, context)
 
 
 async def _deliverable(drive: Drive) -> Deliverable:

@@ -28,6 +28,8 @@ from ringfence_tools.toolbox import (
     ToolRefusal,
 )
 
+ENDED = "The run was ended before this call began; it was not run."
+
 
 class Effects:
     """Carries out intents that are durable already."""
@@ -46,6 +48,8 @@ class Effects:
         is_fresh: bool,
     ) -> tuple[ToolResult, bool]:
         """Act exactly once; the flag says whether the sandbox keeps an outcome to acknowledge."""
+        if context.is_ending and not isinstance(tool, SandboxTool):
+            raise ToolRefusal(ENDED)
         match tool:
             case ControlTool():
                 if _shows_paths(accesses):
@@ -75,6 +79,8 @@ class Effects:
             known = await sandbox.recall(call_id)
             if isinstance(known, Outcome):
                 return known
+            if context.is_ending and known is Recall.NEVER_STARTED:
+                raise ToolRefusal(ENDED)
             if known is Recall.RUNNING and not tool.seals:
                 raise SandboxGone("a write that is still running cannot be waited for")
         acting = Acting(row.key, call_id, context.fence, sandbox, row.sealed)

@@ -57,6 +57,8 @@ class RunContext:
     scopes: tuple[str, ...] = ()
     """Budget scopes of the run; its own alone where none are named."""
     task: TaskFacts = TaskFacts()
+    is_ending: bool = False
+    """The run is over: what became of an intent is found out, and nothing that never started starts any more."""
     says: Callable[[Connection, CallKey], str] = _says_nothing
     """The agent's own words of the call's turn. Hostile."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 import pytest
@@ -222,6 +222,21 @@ async def test_an_intent_whose_sandbox_is_gone_becomes_unknown(bench: Bench) -> 
     result = await bench.step(key)
     assert isinstance(result, ToolResult)
     assert result.status is ResultStatus.UNKNOWN
+
+
+@pytest.mark.parametrize(("crash", "status"), [("before", ResultStatus.FAILED), ("after", ResultStatus.OK)])
+async def test_ending_a_run_asks_what_became_of_an_intent_and_starts_nothing(
+    bench: Bench, crash: str, status: ResultStatus
+) -> None:
+    key = await bench.call("shell", json.dumps({"command": "echo hi"}))
+    bench.sandbox.crash = "before" if crash == "before" else "after"
+    with pytest.raises(Crash):
+        await bench.step(key)
+    before = len(bench.sandbox.effects)
+    step = await bench.gate.step(key, replace(bench.context, is_ending=True))
+    assert isinstance(step, Settled)
+    assert step.result.status is status
+    assert len(bench.sandbox.effects) == before
 
 
 # -- people ----------------------------------------------------------------------------------------------------------
