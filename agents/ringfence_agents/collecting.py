@@ -13,12 +13,12 @@ from ringfence_agents.leases import IS_HELD, held_by, lost
 from ringfence_agents.loops import LoopVerdict, judge_loop
 from ringfence_agents.model import ModelCall, SeenResult, storable
 from ringfence_agents.pending import Pending, pending_of
-from ringfence_agents.prepared import Prepared
 from ringfence_agents.runs import Closing, RunRecord, RunState
 from ringfence_agents.schema import runs
 from ringfence_agents.todo import Next, Todo, todo
 from ringfence_audit.events import JsonValue
 from ringfence_audit.port import Transaction
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.calls import ResultStatus, ToolResult
 from ringfence_tools.clock import micros
 from ringfence_tools.ledger import CallRow

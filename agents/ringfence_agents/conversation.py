@@ -16,9 +16,9 @@ import orjson
 from sqlalchemy import Connection, bindparam, insert, select
 
 from ringfence_agents.model import Message, ModelCall, estimate_tokens
-from ringfence_agents.prepared import Prepared
 from ringfence_agents.schema import messages
 from ringfence_audit.events import JsonValue
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.calls import CallKey, RunId
 
 MESSAGE_OVERHEAD_TOKENS = 8

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
 from ringfence_agents.errors import RunEnded, RunHeld
-from ringfence_agents.prepared import Prepared
 from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFor, load
 from ringfence_agents.schema import runs
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.calls import RunId
 from ringfence_tools.clock import micros
 from ringfence_tools.errors import LeaseLost

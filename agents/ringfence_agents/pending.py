@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, exists, or_, select
 
 from ringfence_agents.conversation import MessageRow, Role
-from ringfence_agents.prepared import Prepared
 from ringfence_agents.runs import RunRecord
 from ringfence_agents.schema import inbox
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.budget import Unit
 from ringfence_tools.schema import budgets
 

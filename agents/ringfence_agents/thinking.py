@@ -21,12 +21,12 @@ from ringfence_agents.leases import IS_HELD, held_by, lost
 from ringfence_agents.loops import KEPT_SIGNATURES, LoopVerdict, judge_loop, signature
 from ringfence_agents.model import Answer, ModelCall, ModelRequest, seal
 from ringfence_agents.ports import Limits
-from ringfence_agents.prepared import Prepared
 from ringfence_agents.runs import Closing, RunRecord, RunState
 from ringfence_agents.schema import runs
 from ringfence_agents.todo import Next, Todo, first_start
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.budget import Unit, settle
 from ringfence_tools.calls import CallKey
 from ringfence_tools.ledger import Proposal, propose

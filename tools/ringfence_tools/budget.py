@@ -14,6 +14,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from ringfence_audit.port import Transaction
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.calls import RunId
 from ringfence_tools.schema import budgets, reservations
 
@@ -58,7 +59,7 @@ def open_budget(tx: Transaction, scope: str, caps: Mapping[Unit, int]) -> None:
             tx.connection.execute(insert(budgets).values(scope=scope, unit=unit, cap=cap, reserved=0, spent=0))
 
 
-_TAKE = (
+_TAKE = Prepared(
     update(budgets)
     .where(
         budgets.c.scope == bindparam("in_scope"),
@@ -67,13 +68,19 @@ _TAKE = (
     )
     .values(reserved=budgets.c.reserved + bindparam("amount"))
 )
-_ROW = select(budgets.c.cap, budgets.c.reserved, budgets.c.spent).where(
-    budgets.c.scope == bindparam("in_scope"), budgets.c.unit == bindparam("in_unit")
+_ROW = Prepared(
+    select(budgets.c.cap, budgets.c.reserved, budgets.c.spent).where(
+        budgets.c.scope == bindparam("in_scope"), budgets.c.unit == bindparam("in_unit")
+    )
 )
-_HELD = select(reservations.c.scope, reservations.c.unit, reservations.c.amount).where(
-    reservations.c.holder == bindparam("holder")
+_HELD = Prepared(
+    select(reservations.c.scope, reservations.c.unit, reservations.c.amount).where(
+        reservations.c.holder == bindparam("in_holder")
+    )
 )
-_GIVE_BACK = (
+_HOLD = Prepared(insert(reservations), columns=("holder", "scope", "unit", "amount"))
+_LET_GO = Prepared(delete(reservations).where(reservations.c.holder == bindparam("in_holder")))
+_GIVE_BACK = Prepared(
     update(budgets)
     .where(budgets.c.scope == bindparam("in_scope"), budgets.c.unit == bindparam("in_unit"))
     .values(reserved=budgets.c.reserved - bindparam("amount"), spent=budgets.c.spent + bindparam("actual"))
@@ -82,22 +89,22 @@ _GIVE_BACK = (
 
 def reserve(tx: Transaction, scopes: Sequence[str], amounts: Mapping[Unit, int], *, holder: str) -> Exceeded | None:
     """Reserve every amount in every scope that caps its unit, or nothing and say which cap stood in the way."""
-    if tx.connection.execute(_HELD, {"holder": holder}).first() is not None:
+    if _HELD.first(tx.connection, {"in_holder": holder}) is not None:
         return None
     taken: list[dict[str, str | int]] = []
     for scope in scopes:
         for unit, amount in amounts.items():
-            if tx.connection.execute(_TAKE, {"in_scope": scope, "in_unit": unit, "amount": amount}).rowcount:
+            if _TAKE.change(tx.connection, {"in_scope": scope, "in_unit": unit.value, "amount": amount}):
                 taken.append({"holder": holder, "scope": scope, "unit": unit.value, "amount": amount})
                 continue
-            row = tx.connection.execute(_ROW, {"in_scope": scope, "in_unit": unit}).first()
+            row = _ROW.first(tx.connection, {"in_scope": scope, "in_unit": unit.value})
             if row is None:
                 continue
             for part in taken:
                 _return(tx, str(part["scope"]), str(part["unit"]), int(part["amount"]), actual=0)
             return Exceeded(scope, unit, row.cap, row.reserved + row.spent, amount)
     if taken:
-        tx.connection.execute(insert(reservations), taken)
+        _HOLD.many(tx.connection, taken)
     return None
 
 
@@ -107,11 +114,11 @@ def settle(tx: Transaction, holder: str, actual: Mapping[Unit, int]) -> None:
     Actual use above the reservation is recorded as it was: the truth of the record goes before the cap, and the next
     reservation is refused.
     """
-    rows = tx.connection.execute(_HELD, {"holder": holder}).all()
+    rows = _HELD.all(tx.connection, {"in_holder": holder})
     for row in rows:
         _return(tx, row.scope, row.unit, row.amount, actual=actual.get(Unit(row.unit), 0))
     if rows:
-        tx.connection.execute(delete(reservations).where(reservations.c.holder == holder))
+        _LET_GO.change(tx.connection, {"in_holder": holder})
 
 
 def usage(connection: Connection, scope: str) -> dict[Unit, Usage]:
@@ -120,4 +127,4 @@ def usage(connection: Connection, scope: str) -> dict[Unit, Usage]:
 
 
 def _return(tx: Transaction, scope: str, unit: str, amount: int, *, actual: int) -> None:
-    tx.connection.execute(_GIVE_BACK, {"in_scope": scope, "in_unit": unit, "amount": amount, "actual": actual})
+    _GIVE_BACK.change(tx.connection, {"in_scope": scope, "in_unit": unit, "amount": amount, "actual": actual})

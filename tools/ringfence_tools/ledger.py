@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, Row, Update, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from ringfence_audit.events import JsonValue
 from ringfence_audit.port import Transaction
+from ringfence_audit.prepared import Prepared
 from ringfence_tools.calls import CallKey, EscalationId, ResultStatus, RunId, ToolResult
 from ringfence_tools.schema import calls, escalations
 
@@ -86,26 +87,35 @@ def propose(
         for index, proposal in enumerate(proposals)
     ]
     if rows:
-        tx.connection.execute(insert(calls), rows)
+        _PROPOSE.many(tx.connection, rows)
     return tuple(CallKey(run, turn, index) for index in range(len(rows)))
 
 
-_BY_KEY = select(calls).where(
-    calls.c.run == bindparam("in_run"), calls.c.turn == bindparam("in_turn"), calls.c.idx == bindparam("in_idx")
+_BY_KEY = Prepared(
+    select(calls).where(
+        calls.c.run == bindparam("in_run"), calls.c.turn == bindparam("in_turn"), calls.c.idx == bindparam("in_idx")
+    )
 )
-_OF_TURN = (
+_OF_TURN = Prepared(
     select(calls).where(calls.c.run == bindparam("in_run"), calls.c.turn == bindparam("in_turn")).order_by(calls.c.idx)
+)
+_PROPOSE = Prepared(
+    insert(calls),
+    columns=(
+        *("run", "turn", "idx", "revision", "model_call_id", "tool", "arguments_text", "nonce"),
+        *("digest", "sealed", "sandbox", "state", "is_read_only"),
+    ),
 )
 
 
 def call(connection: Connection, key: CallKey) -> CallRow | None:
-    row = connection.execute(_BY_KEY, {"in_run": key.run, "in_turn": key.turn, "in_idx": key.index}).first()
+    row = _BY_KEY.first(connection, {"in_run": key.run, "in_turn": key.turn, "in_idx": key.index})
     return None if row is None else _call_row(row)
 
 
 def calls_of_turn(connection: Connection, run: RunId, turn: int) -> tuple[CallRow, ...]:
     """The calls of one turn in the model's order."""
-    return tuple(_call_row(row) for row in connection.execute(_OF_TURN, {"in_run": run, "in_turn": turn}))
+    return tuple(_call_row(row) for row in _OF_TURN.all(connection, {"in_run": run, "in_turn": turn}))
 
 
 def unsettled(connection: Connection, run: RunId) -> tuple[CallRow, ...]:
@@ -158,23 +168,29 @@ _MOVE = update(calls).where(
     calls.c.revision == bindparam("in_revision"),
     calls.c.state == bindparam("in_state"),
 )
-_TO_INTENT = _MOVE.values(
-    state=CallState.INTENT.value,
-    digest=bindparam("to_digest"),
-    sealed=bindparam("to_sealed"),
-    sandbox=bindparam("to_sandbox"),
+_TO_INTENT = Prepared(
+    _MOVE.values(
+        state=CallState.INTENT.value,
+        digest=bindparam("to_digest"),
+        sealed=bindparam("to_sealed"),
+        sandbox=bindparam("to_sandbox"),
+    )
 )
-_TO_WAITING = _MOVE.values(
-    state=CallState.WAITING.value,
-    digest=bindparam("to_digest"),
-    sealed=bindparam("to_sealed"),
-    escalation=bindparam("to_escalation"),
+_TO_WAITING = Prepared(
+    _MOVE.values(
+        state=CallState.WAITING.value,
+        digest=bindparam("to_digest"),
+        sealed=bindparam("to_sealed"),
+        escalation=bindparam("to_escalation"),
+    )
 )
-_TO_DONE = _MOVE.values(
-    state=CallState.DONE.value,
-    result_status=bindparam("to_status"),
-    result_text=bindparam("to_text"),
-    result_data=bindparam("to_data"),
+_TO_DONE = Prepared(
+    _MOVE.values(
+        state=CallState.DONE.value,
+        result_status=bindparam("to_status"),
+        result_text=bindparam("to_text"),
+        result_data=bindparam("to_data"),
+    )
 )
 
 
@@ -232,7 +248,7 @@ def revise(tx: Transaction, key: CallKey, *, revision: int, arguments_text: str)
         raise CallMoved(str(key))
 
 
-def _apply(tx: Transaction, statement: Update, row: CallRow, values: Mapping[str, str | int]) -> None:
+def _apply(tx: Transaction, statement: Prepared, row: CallRow, values: Mapping[str, str | int]) -> None:
     where = {
         "in_run": row.key.run,
         "in_turn": row.key.turn,
@@ -240,7 +256,7 @@ def _apply(tx: Transaction, statement: Update, row: CallRow, values: Mapping[str
         "in_revision": row.revision,
         "in_state": row.state.value,
     }
-    if not tx.connection.execute(statement, {**where, **values}).rowcount:
+    if not statement.change(tx.connection, {**where, **values}):
         raise CallMoved(str(row.key))
 
 
