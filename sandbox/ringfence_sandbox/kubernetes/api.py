@@ -209,6 +209,25 @@ class ClusterApi:
         reply = await self._send("GET", kinds.POD.path(namespace, pod, "log"), query=query)
         return reply.body
 
+    async def attempt(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Json = None,
+        content_type: str = "application/json",
+    ) -> Reply:
+        """One request whose refusal is an answer and not an error: for proving what this identity may not do.
+
+        Raises `ClusterUnavailable` where the API server is away, so that silence is never taken for a refusal.
+        """
+        try:
+            response = await self._request(method, path, query or {}, body, content_type, timeout_s=30)
+            return Reply(response.status, await _body(response))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ClusterUnavailable(f"the API server did not answer {method} {path}: {error}") from error
+
     async def version(self) -> str:
         """The server's version, such as v1.37.2: also the cheapest way to ask whether it is there."""
         return text(await self._json("GET", "/version"), "gitVersion")
