@@ -34,7 +34,7 @@ def settings(cluster: Cluster) -> ClusterSettings:
     base = ClusterSettings(
         image=cluster.image,
         inside_image=cluster.inside_image,
-        instance="tests",
+        instance=f"tests-{os.getpid()}",
         requests=Requests(cpu_milli=10, memory_bytes=32 << 20, storage_bytes=0),
         control_cidrs=cluster.control_cidrs,
         reach="direct" if cluster.is_ours else "port-forward",

@@ -92,7 +92,7 @@ def inside_archive(reference: str, out: Path) -> None:
     home = "/ringfence-image"
     entry = [f"{home}/lib/ld.so", "--library-path", f"{home}/lib", f"{home}/bin/python3", "-I", "-S"]
     command = [sys.executable, str(RECIPES / "image.py"), str(out), reference, "--layer", str(layer), "--entrypoint"]
-    subprocess.run([*command, *entry, f"{home}/install.py", "/ringfence"], check=True)
+    subprocess.run([*command, *entry, f"{home}/install.py"], check=True)
     shutil.rmtree(tree)
     layer.unlink()
 
@@ -109,6 +109,9 @@ def inside_reference() -> str:
 def cluster() -> Iterator[Cluster]:
     """The cluster for one test session; taken down at its end if it was started here. Raises `NoCluster`."""
     named = os.environ.get("RINGFENCE_TEST_KUBECONFIG")
+    if named and Path(named) == STATE / "admin.kubeconfig" and (STATE / "running.json").exists():
+        yield _loaded(cache() / "bin")
+        return
     if named:
         inside = os.environ.get("RINGFENCE_TEST_INSIDE_IMAGE")
         if not inside:
@@ -134,14 +137,23 @@ def _own() -> Iterator[Cluster]:
     if built.returncode:
         raise NoCluster(f"the cluster's build failed, see {cache() / 'build.log'}")
     was_running = "not running" not in _cluster(binaries, "status").stdout
-    kubeconfig = Path(_cluster(binaries, "up").stdout.strip())
+    _cluster(binaries, "up")
     try:
-        ours = Cluster(kubeconfig, IMAGE, inside_reference(), "Never", binaries, STATE, ("10.201.0.1/32",))
-        archive = cache() / f"inside-{ours.inside_image.rpartition(':')[2]}.tar"
-        if not archive.exists():
-            inside_archive(ours.inside_image, archive)
-        ours.load(archive)
-        yield ours
+        yield _loaded(binaries)
     finally:
         if not was_running:
             _cluster(binaries, "down")
+
+
+def _loaded(binaries: Path) -> Cluster:
+    """The cluster of this machine, with the image of this very server in it."""
+    ours = Cluster(STATE / "admin.kubeconfig", IMAGE, inside_reference(), "Never", binaries, STATE, ("10.201.0.1/32",))
+    archive = cache() / f"inside-{ours.inside_image.rpartition(':')[2]}.tar"
+    with (cache() / "image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not archive.exists():
+            for old in cache().glob("inside-*"):
+                old.unlink()
+            inside_archive(ours.inside_image, archive)
+    ours.load(archive)
+    return ours

@@ -1,11 +1,15 @@
-"""The init container's whole work, before anything of the agent's exists in the pod.
+"""The pod's first container, whose work is done before anything of the agent's exists.
 
 1. See from inside that the network is closed: the API server, which any pod of an open cluster can reach, must not
-   answer. Until it is, or `--closed-within` has passed, the main container does not start.
-2. Copy the tree beside this file to the folder named by the first argument.
-3. With `--restore`: wait for the workspace's archive (written by `receive`) and unpack it.
+   answer. Until it is, or `--closed-within` has passed, nothing goes on.
+2. With `--restore`: wait for the workspace's archive (put down by `receive.py`) and unpack it.
+3. Copy the tree beside this file to the folder named by the first argument, the loader last: the main container starts
+   through it, so it cannot run before. Then sleep, since a container of this pod may not end.
 
-What was seen goes to the termination message, which the control plane reads from the pod's status. Exit 7: not closed.
+The kubelet starts the next container when this one's start hook (`--wait`) returns. An init container would say the
+same in fewer words, but its end is noticed by a poll once a second. What was seen of the network is the one line that
+this container logs, and its termination message where it is not closed (exit 7): the control plane reads both from the
+API server, and nothing that runs in another container can write either.
 """
 
 import os
@@ -14,23 +18,31 @@ import sys
 from time import monotonic, sleep
 
 MESSAGE = "/dev/termination-log"
+DONE, FAILED = "done", "failed"
+LOADER = "ld.so"
 
 
 def copy(source: str, target: str) -> None:
+    """Copy a tree into an empty folder, the loader left out. What an earlier, interrupted attempt left is replaced."""
     with os.scandir(source) as entries:
         for entry in entries:
             there = f"{target}/{entry.name}"
             if entry.is_dir(follow_symlinks=False):
-                os.mkdir(there, 0o755)
+                if not os.path.isdir(there):
+                    os.mkdir(there, 0o755)
                 copy(entry.path, there)
-                continue
-            reading = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
-            writing = os.open(there, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-            while os.sendfile(writing, reading, None, 1 << 26) > 0:
-                continue
-            os.fchmod(writing, os.fstat(reading).st_mode & 0o755)
-            os.close(reading)
-            os.close(writing)
+            elif entry.name != LOADER:
+                copy_file(entry.path, there)
+
+
+def copy_file(source: str, target: str) -> None:
+    reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
+    writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    while os.sendfile(writing, reading, None, 1 << 26) > 0:
+        continue
+    os.fchmod(writing, os.fstat(reading).st_mode & 0o755)
+    os.close(reading)
+    os.close(writing)
 
 
 class Probe:
@@ -125,16 +137,35 @@ def say(text: str) -> None:
         file.write(text[:2000])
 
 
+def put_down(target: str, name: str, text: str) -> None:
+    with open(f"{target}/.{name}", "w") as file:
+        file.write(text)
+    os.rename(f"{target}/.{name}", f"{target}/{name}")
+
+
+def wait(target: str) -> None:
+    """The start hook: until the tree is there (0) or never will be (7, saying why)."""
+    while True:
+        if os.path.exists(f"{target}/{DONE}"):
+            return
+        if os.path.exists(f"{target}/{FAILED}"):
+            with open(f"{target}/{FAILED}") as file:
+                os.write(2, file.read().encode())
+            sys.exit(7)
+        sleep(0.002)
+
+
 def option(name: str, default: float) -> float:
     return float(sys.argv[sys.argv.index(name) + 1]) if name in sys.argv else default
 
 
-def main() -> None:
+def install(target: str) -> None:
     window_s, closed_within_s = option("--window", 0.1), option("--closed-within", 10.0)
     found = targets()
     begun = monotonic()
     probe = Probe(found)
-    copy(os.path.dirname(os.path.abspath(sys.argv[0])), sys.argv[1])
+    source = os.path.dirname(os.path.abspath(sys.argv[0]))
+    copy(source, target)
     reached = probe.reached(window_s)
     while reached and monotonic() < begun + closed_within_s:
         sleep(0.05)
@@ -142,17 +173,38 @@ def main() -> None:
         # a policy that has only just come is asked again over a longer look
         reached = probe.reached(max(window_s, 0.5))
     took_ms = int((monotonic() - begun) * 1000)
-    names = ", ".join(f"{host}:{port}" for host, port in found) or "nothing to try"
+    names = ", ".join(f"{host}:{port}" for host, port in found)
     if reached:
-        say(f"open: reached {', '.join(reached)} after {took_ms} ms")
+        seen = f"open: reached {', '.join(reached)} after {took_ms} ms"
     elif not found:
-        say("open: no target is known, so nothing was shown")
+        seen = "open: no target is known, so nothing was shown"
     else:
-        say(f"closed: no answer from {names} within {took_ms} ms")
-    if (reached or not found) and "--report" not in sys.argv:
+        seen = f"closed: no answer from {names} within {took_ms} ms"
+    say(seen)
+    os.write(1, f"{seen}\n".encode())
+    if not seen.startswith("closed") and "--report" not in sys.argv:
+        put_down(target, FAILED, seen)
         sys.exit(7)
     if "--restore" in sys.argv:
         restore(sys.argv[sys.argv.index("--restore") + 1], option("--patience", 60.0))
+    copy_file(f"{source}/lib/{LOADER}", f"{target}/lib/.{LOADER}")
+    os.rename(f"{target}/lib/.{LOADER}", f"{target}/lib/{LOADER}")
+    put_down(target, DONE, seen)
+
+
+def main() -> None:
+    target = sys.argv[1]
+    if "--wait" in sys.argv:
+        wait(target)
+        return
+    if not os.path.exists(f"{target}/{DONE}"):
+        install(target)
+    import _signal
+
+    # nobody else reaps here, and the kubelet's request to end must not wait out its grace
+    _signal.signal(_signal.SIGTERM, lambda *_: os._exit(0))
+    while True:
+        _signal.pause()
 
 
 main()

@@ -13,7 +13,7 @@ from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxE
 from ringfence_sandbox.kubernetes import kinds, names, objects, waiting
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.credentials import ControlKey
-from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull
+from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull, RequestRefused
 from ringfence_sandbox.kubernetes.json_value import Object, labels_of, name_of, strings, text
 from ringfence_sandbox.kubernetes.link import Link, Linked
 from ringfence_sandbox.kubernetes.pod import Start
@@ -23,6 +23,7 @@ from ringfence_sandbox.kubernetes.waiting import PodView
 
 NONCE = "ringfence/nonce"
 DESTROY_WITHIN_S = 120.0
+LINE_BYTES = 2000
 
 
 def utc_now() -> datetime:
@@ -77,7 +78,7 @@ class KubernetesBackend(Backend):
         namespace = names.cold_namespace(spec.id)
         await self._claim_name(spec, namespace)
         try:
-            view = await self._build(spec, namespace, Start(has_user_namespaces=self.settings.has_user_namespaces))
+            view = await self._build(spec, namespace, self._start(spec))
             return await self._enter(spec, namespace, view)
         except BaseException:
             # whatever went wrong, half a sandbox is never left behind; cancellation included
@@ -128,6 +129,13 @@ class KubernetesBackend(Backend):
         pod = await self._apply_pod(made.pod)
         return await waiting.until_running(self.api, namespace, pod, timeout_s=self.settings.start_timeout_s)
 
+    def _start(self, spec: SandboxSpec) -> Start:
+        return Start(
+            has_user_namespaces=self.settings.has_user_namespaces,
+            closed_window_s=self.settings.closed_window_s,
+            is_open_reported=spec.is_reduced_allowed,
+        )
+
     async def _apply_pod(self, pod: Object) -> Object:
         """The quota counts only once its controller has seen it; until then the pod is refused for a moment."""
         for attempt in range(200):
@@ -142,7 +150,7 @@ class KubernetesBackend(Backend):
     async def _enter(self, spec: SandboxSpec, namespace: str, view: PodView) -> KubernetesSandbox:
         link = Link(self.api, self.settings, self._key, namespace, self._now)
         linked = await link.connect_to(view, timeout_s=self.settings.start_timeout_s)
-        layers = self._layers(spec, linked)
+        layers = self._layers(spec, linked, await self._network_seen(namespace))
         missing = [layer for layer in layers if not layer.is_held]
         if missing and not spec.is_reduced_allowed:
             await linked.connection.close()
@@ -157,13 +165,12 @@ class KubernetesBackend(Backend):
         self._open[spec.id] = sandbox
         return sandbox
 
-    def _layers(self, spec: SandboxSpec, linked: Linked) -> list[Layer]:
-        """The fence as found: what the node said of the pod, and what the server found inside."""
-        seen = linked.pod.seen
+    def _layers(self, spec: SandboxSpec, linked: Linked, seen: str) -> list[Layer]:
+        """The fence as found: what stands in the pod by construction, and what was found inside."""
         found = [
             Layer("pod-security", True, "restricted, enforced at the latest version"),
             Layer("user-namespace", self.settings.has_user_namespaces, "hostUsers: false"),
-            Layer("network", seen.startswith("closed"), seen or "the first container said nothing"),
+            Layer("network", seen.startswith("closed"), seen or "nothing is known of it"),
             Layer("read-only-root", True, "no capabilities, no new privileges, seccomp RuntimeDefault"),
         ]
         if spec.runtime_class:
@@ -171,6 +178,19 @@ class KubernetesBackend(Backend):
             # a sandboxed kernel has its own fence and often no Landlock: said, not required
             return found + [replace_held(layer) for layer in linked.greeting.layers]
         return found + list(linked.greeting.layers)
+
+    async def _network_seen(self, namespace: str) -> str:
+        """What the pod's first container saw of the network before anything else of the pod could start.
+
+        From its log, by the API server: that container is ours, and what runs in the other cannot write there.
+        """
+        try:
+            said = await self.api.logs(
+                namespace, names.POD, container=names.INSTALLER, tail_lines=1, limit_bytes=LINE_BYTES
+            )
+        except RequestRefused as error:
+            return f"what the pod's first container saw cannot be read: {error}"
+        return said.decode(errors="replace").strip()
 
     async def _abandon(self, namespace: str) -> None:
         try:
@@ -196,7 +216,7 @@ class KubernetesBackend(Backend):
     async def _resume(self, spec: SandboxSpec, namespace: str) -> Sandbox:
         if not self.settings.storage_class:
             raise SandboxGone(f"the pod in {namespace} is gone, and its files with it")
-        view = await self._build(spec, namespace, Start(has_user_namespaces=self.settings.has_user_namespaces))
+        view = await self._build(spec, namespace, self._start(spec))
         await self._mark(namespace, "running")
         return await self._enter(spec, namespace, view)
 
@@ -235,6 +255,8 @@ class KubernetesBackend(Backend):
             await self._remove(name_of(found))
 
     async def _remove(self, namespace: str) -> None:
+        # the pod at once: the namespace's controller begins after five seconds only
+        await self.api.delete(kinds.POD, names.POD, namespace=namespace)
         await self.api.delete(kinds.NAMESPACE, namespace)
         await waiting.until_gone(self.api, namespace, timeout_s=DESTROY_WITHIN_S)
 

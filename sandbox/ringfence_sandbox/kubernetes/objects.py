@@ -15,7 +15,15 @@ from ringfence_sandbox.contract import ClusterRule, SandboxSpec
 from ringfence_sandbox.kubernetes import names
 from ringfence_sandbox.kubernetes.credentials import ServerFiles
 from ringfence_sandbox.kubernetes.json_value import Json, mapping
-from ringfence_sandbox.kubernetes.pod import CLAIM, Start, pod, shape_digest
+from ringfence_sandbox.kubernetes.pod import (
+    CLAIM,
+    FIRST_CPUS,
+    FIRST_DISK_BYTES,
+    FIRST_MEMORY_BYTES,
+    Start,
+    pod,
+    shape_digest,
+)
 from ringfence_sandbox.kubernetes.settings import ClusterSettings, Peer
 
 Thing = dict[str, Json]
@@ -138,36 +146,38 @@ def role_binding(namespace: str) -> Thing:
 
 def resource_quota(namespace: str, spec: SandboxSpec, settings: ClusterSettings) -> Thing:
     """The sandbox's own limits once, and room for a profile's workloads only where it grants any."""
-    pods = 1 + (settings.extra_pods if spec.cluster_rules else 0)
+    limits = spec.limits
+    has_workloads = bool(spec.cluster_rules)
+    times = 2 if has_workloads else 1
     hard: dict[str, Json] = {
-        "pods": str(pods),
-        "limits.memory": str(spec.limits.memory_bytes * (2 if pods > 1 else 1)),
-        "requests.storage": str(spec.limits.disk_bytes),
+        "pods": str(1 + (settings.extra_pods if has_workloads else 0)),
+        "limits.memory": str(limits.memory_bytes * times + FIRST_MEMORY_BYTES),
+        "requests.storage": str(limits.disk_bytes),
         "persistentvolumeclaims": "1" if settings.storage_class else "0",
-        "services": "5" if pods > 1 else "0",
+        "services": "5" if has_workloads else "0",
         "services.nodeports": "0",
         "services.loadbalancers": "0",
-        "count/configmaps": "20" if pods > 1 else "2",
+        "count/configmaps": "20" if has_workloads else "2",
         "secrets": "2",
     }
     if settings.has_storage_limits:
-        hard["limits.ephemeral-storage"] = str(spec.limits.disk_bytes * (2 if pods > 1 else 1))
-    if spec.limits.cpus is not None:
-        hard["limits.cpu"] = str(spec.limits.cpus * (2 if pods > 1 else 1))
+        hard["limits.ephemeral-storage"] = str(limits.disk_bytes * times + FIRST_DISK_BYTES)
+    if limits.cpus is not None:
+        hard["limits.cpu"] = str(limits.cpus * times + FIRST_CPUS)
     return _meta("v1", "ResourceQuota", namespace, "sandbox") | {"spec": {"hard": hard}}
 
 
 def limit_range(namespace: str, spec: SandboxSpec, settings: ClusterSettings) -> Thing:
     """Defaults for pods that an agent applies, and a ceiling for any container, so that none is unbounded."""
     memory, disk = spec.limits.memory_bytes, spec.limits.disk_bytes
-    ceiling: dict[str, Json] = {"memory": str(memory)}
+    ceiling: dict[str, Json] = {"memory": str(max(memory, FIRST_MEMORY_BYTES))}
     default: dict[str, Json] = {"memory": str(min(512 << 20, memory))}
     request: dict[str, Json] = {
         "cpu": f"{settings.requests.cpu_milli}m",
         "memory": str(min(settings.requests.memory_bytes, memory, 512 << 20)),
     }
     if settings.has_storage_limits:
-        ceiling["ephemeral-storage"] = str(disk)
+        ceiling["ephemeral-storage"] = str(max(disk, FIRST_DISK_BYTES))
         default["ephemeral-storage"] = str(min(512 << 20, disk))
         request["ephemeral-storage"] = str(min(settings.requests.storage_bytes, disk, 512 << 20))
     if spec.limits.cpus is not None:

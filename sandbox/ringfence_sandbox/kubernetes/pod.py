@@ -20,7 +20,12 @@ CREDENTIAL = "/ringfence-credential"
 TMP = "/tmp"  # noqa: S108 - the pod's own sized emptyDir, not a shared folder
 CLAIM = "workspace"
 VOLUME = "/ringfence-volume"
-"""The whole workspace volume, in the init container alone: a returning workspace is unpacked there."""
+"""The whole workspace volume, in the first container alone: a returning workspace is unpacked there."""
+IMAGE = "/ringfence-image"
+IMAGE_PYTHON = (f"{IMAGE}/lib/ld.so", "--library-path", f"{IMAGE}/lib", f"{IMAGE}/bin/python3", "-I", "-S")
+"""How the inside image runs its own Python; also its entry point."""
+FIRST_MEMORY_BYTES, FIRST_DISK_BYTES, FIRST_CPUS = 128 << 20, 128 << 20, 1
+"""Limits of the first container; the quota has room for them beside the sandbox's own."""
 BOOT = "import sys;sys.path.insert(0,sys.argv.pop(1));from inside.server import main;main()"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -109,8 +114,8 @@ def pod(spec: SandboxSpec, settings: ClusterSettings, *, namespace: str, start: 
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "initContainers": [_installer(spec, settings, start)],
-        "containers": [_main(spec, settings)],
+        # in this order: the kubelet starts the second when the first one's start hook has returned
+        "containers": [_installer(spec, settings, start), _main(spec, settings)],
         "volumes": _volumes(spec, settings),
     }
     if start.has_user_namespaces:
@@ -124,7 +129,10 @@ def pod(spec: SandboxSpec, settings: ClusterSettings, *, namespace: str, start: 
             "name": names.POD,
             "namespace": namespace,
             "labels": {names.MANAGED_BY: names.MANAGER, names.ROLE: names.POD},
-            "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
+            "annotations": {
+                "kubectl.kubernetes.io/default-container": names.CONTAINER,
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            },
         },
         "spec": body,
     }
@@ -142,13 +150,15 @@ def _locked() -> dict[str, Json]:
 
 
 def _installer(spec: SandboxSpec, settings: ClusterSettings, start: Start) -> dict[str, Json]:
-    memory = min(128 << 20, spec.limits.memory_bytes)
-    limits: dict[str, Json] = {"memory": str(memory)}
-    requests: dict[str, Json] = {"cpu": "10m", "memory": str(min(32 << 20, memory))}
+    limits: dict[str, Json] = {"memory": str(FIRST_MEMORY_BYTES)}
+    requests: dict[str, Json] = {"cpu": "10m", "memory": str(FIRST_MEMORY_BYTES // 4)}
+    if spec.limits.cpus is not None:
+        limits["cpu"] = str(FIRST_CPUS)
     if settings.has_storage_limits:
-        limits["ephemeral-storage"] = str(min(128 << 20, spec.limits.disk_bytes))
-        requests["ephemeral-storage"] = str(min(64 << 20, spec.limits.disk_bytes))
-    arguments: list[Json] = ["--window", str(start.closed_window_s), "--closed-within", str(start.closed_within_s)]
+        limits["ephemeral-storage"] = str(FIRST_DISK_BYTES)
+        requests["ephemeral-storage"] = str(FIRST_DISK_BYTES // 2)
+    arguments: list[Json] = [INSIDE, "--window", str(start.closed_window_s)]
+    arguments += ["--closed-within", str(start.closed_within_s)]
     mounts: list[Json] = [{"name": "inside", "mountPath": INSIDE}]
     if start.is_open_reported:
         arguments.append("--report")
@@ -160,6 +170,7 @@ def _installer(spec: SandboxSpec, settings: ClusterSettings, start: Start) -> di
         "image": settings.inside_image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": arguments,
+        "lifecycle": {"postStart": {"exec": {"command": [*IMAGE_PYTHON, f"{IMAGE}/install.py", INSIDE, "--wait"]}}},
         "resources": {"requests": requests, "limits": limits},
         "securityContext": _locked(),
         "volumeMounts": mounts,
@@ -204,7 +215,7 @@ def _volumes(spec: SandboxSpec, settings: ClusterSettings) -> list[Json]:
     else:
         workspace["emptyDir"] = {"sizeLimit": str(spec.limits.disk_bytes)}
     return [
-        {"name": "inside", "emptyDir": {"sizeLimit": "128Mi"}},
+        {"name": "inside", "emptyDir": {"sizeLimit": str(FIRST_DISK_BYTES)}},
         {"name": "credential", "secret": {"secretName": names.CREDENTIAL, "defaultMode": 0o440}},
         workspace,
         # in memory, as locally: truly bounded on every node, and what the in-sandbox server's watch counts on

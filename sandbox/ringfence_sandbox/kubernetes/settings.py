@@ -62,6 +62,8 @@ class ClusterSettings:
     """Top-level folders of an image that commands may read (Landlock inside); the server's own are not among them."""
     extra_pods: int = 8
     """How many pods an agent with rights of its own may run beside the sandbox."""
+    closed_window_s: float = 0.1
+    """How long the API server is given to answer a probe that must not be answered; ten times what it takes nearby."""
     start_timeout_s: float = 120.0
     api_patience_s: float = 60.0
     """How long a call to the API server is retried while it is away, before `SandboxBusy`."""

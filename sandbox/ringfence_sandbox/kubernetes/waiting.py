@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone
 from ringfence_sandbox.kubernetes import kinds, names
 from ringfence_sandbox.kubernetes.api import ClusterApi
-from ringfence_sandbox.kubernetes.errors import Conflict
+from ringfence_sandbox.kubernetes.errors import ClusterUnavailable, Conflict
 from ringfence_sandbox.kubernetes.json_value import Object, child, objects, text
 
 NEVER = frozenset({"ErrImageNeverPull", "InvalidImageName", "ErrImagePull", "ImagePullBackOff", "ImageInspectError"})
@@ -21,11 +21,10 @@ BROKEN = frozenset({"CreateContainerError", "RunContainerError", "CreateContaine
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A pod whose main container runs. `seen` is what the init container saw of the network."""
+    """A pod whose main container runs, which it cannot before the first has seen the network closed."""
 
     uid: str
     address: str
-    seen: str
     restarts: int
 
 
@@ -44,33 +43,34 @@ def read(pod: Object) -> PodView | Pending:
     if text(pod, "status", "phase") in ("Failed", "Succeeded"):
         reason = text(pod, "status", "reason") or "it ended"
         raise SandboxGone(f"the pod in {namespace} is over: {reason} {text(pod, 'status', 'message')}".strip())
-    init, main = _status(pod, "initContainerStatuses"), _status(pod, "containerStatuses")
-    _raise_if_open(init, namespace)
-    for container in (init, main):
+    first, main = _status(pod, names.INSTALLER), _status(pod, names.CONTAINER)
+    _raise_if_open(first, namespace)
+    for container in (first, main):
         _raise_if_stuck(container, namespace)
     address = text(pod, "status", "podIP")
     if address and child(main, "state", "running") is not None:
         restarts = child(main, "restartCount")
-        seen = text(init, "state", "terminated", "message")
-        return PodView(text(pod, "metadata", "uid"), address, seen, restarts if isinstance(restarts, int) else 0)
-    return Pending(_why(pod, init, main))
+        return PodView(text(pod, "metadata", "uid"), address, restarts if isinstance(restarts, int) else 0)
+    return Pending(_why(pod, first, main))
 
 
-def _status(pod: Object, group: str) -> Object:
-    found = objects(pod, "status", group)
-    return found[0] if found else {}
+def _status(pod: Object, container: str) -> Object:
+    return next((one for one in objects(pod, "status", "containerStatuses") if text(one, "name") == container), {})
 
 
-def _raise_if_open(init: Object, namespace: str) -> None:
+def _raise_if_open(first: Object, namespace: str) -> None:
+    seen = ""
     for state in ("state", "lastState"):
-        ended = child(init, state, "terminated")
+        ended = child(first, state, "terminated")
         if child(ended, "exitCode") == 7:
-            raise IsolationUnavailable(
-                f"the network of {namespace} is not closed ({text(ended, 'message')[:300]})",
-                fix="use a network plugin that enforces NetworkPolicy, or name the reduced level in the profile",
-            )
-        if child(ended, "exitCode") not in (None, 0):
-            raise SandboxBusy(f"the first container of {namespace} failed: {text(ended, 'message')[:300]}")
+            seen = text(ended, "message")
+    if text(first, "state", "waiting", "reason") == "PostStartHookError":
+        seen = seen or text(first, "state", "waiting", "message")
+    if seen:
+        raise IsolationUnavailable(
+            f"the network of {namespace} is not closed ({seen[:300]})",
+            fix="use a network plugin that enforces NetworkPolicy, or name the reduced level in the profile",
+        )
 
 
 def _raise_if_stuck(container: Object, namespace: str) -> None:
@@ -83,25 +83,25 @@ def _raise_if_stuck(container: Object, namespace: str) -> None:
         )
     if reason in BROKEN:
         raise IsolationUnavailable(
-            f"the container of {namespace} cannot be made: {message or reason}",
+            f"a container of {namespace} cannot be made: {message or reason}",
             fix="read the message: a runtime class, a user namespace or a mount that the node does not have",
         )
     if reason == "CrashLoopBackOff":
         last = child(container, "lastState", "terminated")
         raise SandboxBusy(
-            f"the server in {namespace} ended again and again, last with {text(last, 'reason')}"
+            f"{text(container, 'name')} in {namespace} ended again and again, last with {text(last, 'reason')}"
             f" {text(last, 'message')[:300]}"
         )
 
 
-def _why(pod: Object, init: Object, main: Object) -> str:
+def _why(pod: Object, first: Object, main: Object) -> str:
     for condition in objects(pod, "status", "conditions"):
         if text(condition, "type") == "PodScheduled" and text(condition, "status") == "False":
             return f"no node has room: {text(condition, 'message')[:300]}"
-    for name, container in (("first", init), ("main", main)):
+    for name, container in (("first", first), ("main", main)):
         if reason := text(container, "state", "waiting", "reason"):
             return f"the {name} container waits: {reason}"
-    if child(init, "state", "running") is not None:
+    if child(first, "state", "running") is not None:
         return "the first container still looks at the network"
     return "the node has not started it"
 
@@ -134,30 +134,48 @@ async def _states(api: ClusterApi, namespace: str, pod: Object) -> AsyncIterator
                     raise SandboxGone(f"the pod in {namespace} was deleted")
                 if change.type != "BOOKMARK":
                     yield change.object
-        except Conflict:
+        except (Conflict, ClusterUnavailable):
+            # too old, or cut: read it again, which has a patience of its own
             await asyncio.sleep(0.05)
         pod = await api.get(kinds.POD, names.POD, namespace=namespace)
 
 
 async def until_gone(api: ClusterApi, namespace: str, *, timeout_s: float) -> None:
     """Wait until a namespace no longer exists. Raises `SandboxBusy`, saying what holds it."""
-    found: Object = {}
+    found = await api.find(kinds.NAMESPACE, namespace)
     try:
         async with asyncio.timeout(timeout_s):
-            pause_s = 0.2
-            while (now := await api.find(kinds.NAMESPACE, namespace)) is not None:
-                found = now
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 1.5, 2.0)
+            while found is not None:
+                if (last := await _next_state(api, namespace, found)) is None:
+                    return
+                found = last
     except TimeoutError as error:
+        found = await api.find(kinds.NAMESPACE, namespace)
+        if found is None:
+            return
         said = "; ".join(
             text(one, "message")[:200]
             for one in objects(found, "status", "conditions")
             if text(one, "status") == "True" and text(one, "message")
         )
         raise SandboxBusy(
-            f"namespace {namespace} is still there after {timeout_s:g} s: {said or 'its contents are being removed'}"
+            f"namespace {namespace} is still there after {timeout_s:g} s: {said or 'its contents are being removed'};"
+            f" `kubectl get all,pvc -n {namespace}` shows what holds it, the sweeper asks again"
         ) from error
+
+
+async def _next_state(api: ClusterApi, namespace: str, found: Object) -> Object | None:
+    """The namespace after its next change; None once it is gone."""
+    version = text(found, "metadata", "resourceVersion")
+    try:
+        async for change in api.watch(kinds.NAMESPACE, name=namespace, version=version, timeout_s=60):
+            if change.type == "DELETED":
+                return None
+            if change.type != "BOOKMARK":
+                found = change.object
+    except (Conflict, ClusterUnavailable):
+        await asyncio.sleep(0.2)
+    return await api.find(kinds.NAMESPACE, namespace)
 
 
 def is_over(error: SandboxError) -> bool:
