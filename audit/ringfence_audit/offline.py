@@ -1,0 +1,599 @@
+"""ringfence-verify: whether an export of the log proves what it says. One file, standard library and `cryptography`.
+
+It imports nothing else of Ringfence, so that an auditor can read it, copy it away and run it on a machine that never
+saw the service. Needed are the export and the log's public key, pinned by the person who checks. An export is JSON,
+one object a line (docs/audit.md): `export` (the question, a signed checkpoint), `consistency`, `key`, `entry`,
+`statement` and `body`. Everything in it is hostile until a hash or a signature says otherwise; whatever is not proved
+is refused with one line. Formats: c2sp.org/signed-note, tlog-checkpoint, tlog-proof, tlog-cosignature; RFC 6962.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+FORMAT = "ringfence-export/1"
+PROVED, USAGE, NOT_PROVED = 0, 2, 8
+"""Exit codes of the script."""
+
+_MAX_LINE = 64 * 1024 * 1024
+_MAX_SIZE = 2**53
+_MAX_PATH = 63
+_MAX_NOTE = 64_000
+_DASH = "— "
+_LOG, _WITNESS = b"\x01", b"\x04"
+_PROOF_MAGIC = "c2sp.org/tlog-proof@v1"
+
+Json: TypeAlias = "str | int | bool | None | list[Json] | dict[str, Json]"
+
+
+class NotProved(Exception):
+    """The export does not prove what it says; the text says what is wrong, and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a good export proves. `scope` says what was checked for omission; `open_calls` are intents without end."""
+
+    origin: str
+    size: int
+    entries: int
+    scope: str
+    is_anchored: bool
+    witnesses: tuple[str, ...]
+    pruned: int
+    absent_bodies: int
+    open_calls: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        notes = [f"{self.entries} entries of {self.origin} at {self.size}", self.scope]
+        notes.append("anchored" if self.is_anchored else "not compared with an anchor")
+        if self.witnesses:
+            notes.append(f"witnessed by {', '.join(self.witnesses)}")
+        if self.pruned:
+            notes.append(f"{self.pruned} entries dropped by retention, proved by their hash alone")
+        if self.absent_bodies:
+            notes.append(f"{self.absent_bodies} large values absent, so their digests could not be recomputed")
+        if self.open_calls:
+            notes.append(f"{len(self.open_calls)} intents without an outcome")
+        return "PROVED: " + "; ".join(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An Ed25519 public key by name; `kind` 1 signs checkpoints, 4 cosigns them."""
+
+    name: str
+    kind: bytes
+    raw: bytes
+
+    @property
+    def hash(self) -> bytes:
+        return sha256(self.name.encode() + b"\n" + self.kind + self.raw).digest()[:4]
+
+    def __str__(self) -> str:
+        return f"{self.name}+{self.hash.hex()}+{base64.b64encode(self.kind + self.raw).decode()}"
+
+
+def parse_key(text: str) -> Key:
+    """Read `name+hash+base64`. Raises `NotProved`."""
+    parts = text.strip().split("+", 2)
+    if len(parts) != 3 or not parts[0]:
+        raise NotProved("a public key has the form name+hash+base64")
+    body = _base64(parts[2], "the public key")
+    key = Key(parts[0], body[:1], body[1:])
+    if key.kind not in (_LOG, _WITNESS) or len(key.raw) != 32:
+        raise NotProved("the public key is not Ed25519")
+    if _utf8(key.name, "the public key") and key.hash.hex() != parts[1]:
+        raise NotProved("the public key does not match its own hash: it was copied wrongly or changed")
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A parsed note. Nothing is verified before `signed_by`."""
+
+    text: str
+    origin: str
+    size: int
+    root: bytes
+    signatures: tuple[tuple[str, bytes, bytes], ...]
+
+    def signed_by(self, key: Key) -> bool:
+        """Whether a line of the note is a valid signature of `key`."""
+        if key.kind == _LOG and key.name != self.origin:
+            return False
+        mine = [body for name, digest, body in self.signatures if (name, digest) == (key.name, key.hash)]
+        return any(_verifies(key, body, self.text) for body in mine)
+
+
+def _verifies(key: Key, signature: bytes, text: str) -> bool:
+    message = text.encode()
+    if key.kind == _WITNESS:
+        message = f"cosignature/v1\ntime {int.from_bytes(signature[:8])}\n".encode() + message
+        signature = signature[8:]
+    try:
+        Ed25519PublicKey.from_public_bytes(key.raw).verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def parse_checkpoint(note: str) -> Checkpoint:
+    """Read a signed checkpoint. Raises `NotProved`."""
+    _utf8(note, "a checkpoint")
+    text, blank, tail = note.rpartition("\n\n")
+    if len(note) > _MAX_NOTE or not blank or not tail.endswith("\n") or any(c < " " and c != "\n" for c in note):
+        raise NotProved("a checkpoint is not a signed note")
+    lines = text.split("\n")
+    if len(lines) < 3 or not all(lines):
+        raise NotProved("a checkpoint lacks its three lines")
+    size, root = _decimal(lines[1], "a checkpoint's size"), _base64(lines[2], "a checkpoint's root")
+    if len(root) != 32:
+        raise NotProved("a checkpoint's root is not 32 bytes")
+    return Checkpoint(text + "\n", lines[0], size, root, tuple(_signature(line) for line in tail[:-1].split("\n")))
+
+
+def _signature(line: str) -> tuple[str, bytes, bytes]:
+    name, space, body = line.removeprefix(_DASH).partition(" ")
+    if not line.startswith(_DASH) or not space or not name:
+        raise NotProved("a signature line of a checkpoint is malformed")
+    raw = _base64(body, "a signature")
+    if len(raw) < 5:
+        raise NotProved("a signature of a checkpoint is too short")
+    return name, raw[:4], raw[4:]
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    return sha256(b"\0" + entry).digest()
+
+
+def _node(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\1" + left + right).digest()
+
+
+def included_root(leaf: bytes, index: int, size: int, *, path: Sequence[bytes]) -> bytes:
+    """The root that an audit path leads to (RFC 9162, 2.1.3.2). Raises `NotProved` where it has another shape."""
+    if not 0 <= index < size:
+        raise NotProved(f"entry {index} lies outside a tree of {size}")
+    node, last, value = index, size - 1, leaf
+    for step in path:
+        if last == 0:
+            raise NotProved(f"the proof of entry {index} is too long")
+        if node % 2 or node == last:
+            value = _node(step, value)
+            while node % 2 == 0 and node:
+                node, last = node // 2, last // 2
+        else:
+            value = _node(value, step)
+        node, last = node // 2, last // 2
+    if last:
+        raise NotProved(f"the proof of entry {index} is too short")
+    return value
+
+
+def is_consistent(old: int, new: int, *, roots: tuple[bytes, bytes], path: Sequence[bytes]) -> bool:
+    """Whether the tree of `old` leaves is a prefix of that of `new` (RFC 9162, 2.1.4.2); `roots` are old and new."""
+    if not 0 < old <= new:
+        return False
+    if old == new:
+        return not path and roots[0] == roots[1]
+    steps = [roots[0], *path] if old & (old - 1) == 0 else list(path)
+    if not steps:
+        return False
+    node, last = old - 1, new - 1
+    while node % 2:
+        node, last = node // 2, last // 2
+    first = second = steps[0]
+    for step in steps[1:]:
+        if last == 0:
+            return False
+        if node % 2 or node == last:
+            first, second = _node(step, first), _node(step, second)
+            while node % 2 == 0 and node:
+                node, last = node // 2, last // 2
+        else:
+            second = _node(second, step)
+        node, last = node // 2, last // 2
+    return last == 0 and (first, second) == roots
+
+
+def _parse_proof(text: str) -> tuple[int, list[bytes]]:
+    """Index and path of a tlog-proof without its checkpoint."""
+    magic, _, rest = text.partition("\n")
+    if magic != _PROOF_MAGIC:
+        raise NotProved("a proof is not in tlog-proof form")
+    return _parse_path(rest.partition("\n")[2] if rest.startswith("extra ") else rest, "index ")
+
+
+def _parse_path(text: str, word: str) -> tuple[int, list[bytes]]:
+    """A number and the hashes below it; with `old ` the form in which witnesses are asked (tlog-witness)."""
+    lines = text.split("\n")
+    if not lines[0].startswith(word) or lines[-2:] != ["", ""]:
+        raise NotProved(f"a proof lacks its line {word!r} or its end")
+    path = [_base64(line, "a proof") for line in lines[1:-2]]
+    if len(path) > _MAX_PATH or any(len(step) != 32 for step in path):
+        raise NotProved("a proof does not consist of at most 63 hashes of 32 bytes")
+    return _decimal(lines[0].removeprefix(word), "a proof's number"), path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line about one leaf. `raw` and what is read from it are absent where retention dropped the body."""
+
+    index: int
+    leaf: bytes
+    kind: str = ""
+    call: str = ""
+    stream: str = ""
+    n: int = -1
+    previous: str | None = None
+    data: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def is_pruned(self) -> bool:
+        return self.n < 0
+
+
+def _read_entry(line: Mapping[str, Json], checkpoint: Checkpoint) -> Entry:
+    """The entry of a line, proved to lie in the checkpoint's tree. Raises `NotProved`."""
+    index = _index(line, "index")
+    raw = _utf8(_text(line, "entry"), f"entry {index}") if "entry" in line else None
+    leaf = leaf_hash(raw) if raw is not None else _hash(_text(line, "leaf"), f"entry {index}")
+    told, path = _parse_proof(_text(line, "proof"))
+    if told != index:
+        raise NotProved(f"entry {index}: its proof speaks of entry {told}")
+    if included_root(leaf, index, checkpoint.size, path=path) != checkpoint.root:
+        raise NotProved(f"entry {index}: it is not what the signed tree holds there")
+    return Entry(index, leaf) if raw is None else _parse_entry(index, leaf, raw)
+
+
+def _parse_entry(index: int, leaf: bytes, raw: bytes) -> Entry:
+    body = _loads(raw, f"entry {index}")
+    if _canonical(body) != raw:
+        raise NotProved(f"entry {index}: its bytes are not in canonical form")
+    event, stream = body.get("event"), body.get("stream")
+    if set(body) != {"event", "stream"} or not isinstance(event, dict) or not isinstance(stream, dict):
+        raise NotProved(f"entry {index}: it does not have the form of an entry")
+    if set(event) != {"actor", "call", "data", "kind", "on_behalf_of"} or set(stream) != {
+        "id",
+        "n",
+        "previous",
+        "time",
+    }:
+        raise NotProved(f"entry {index}: it does not have the form of an entry")
+    data, previous = event["data"], stream["previous"]
+    if not isinstance(data, dict) or not (previous is None or isinstance(previous, str)):
+        raise NotProved(f"entry {index}: it does not have the form of an entry")
+    kind, call, run = (_text(event, "kind"), _text(event, "call"), _text(stream, "id"))
+    return Entry(index, leaf, kind, call, run, _index(stream, "n"), previous, data)
+
+
+def _body_digests(value: Json) -> Iterator[str]:
+    """The digests of the large values that left an entry."""
+    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    if isinstance(value, dict) and len(value) == 1 and isinstance(blob := value.get("$blob"), dict):
+        digest = blob.get("sha256")
+        yield digest if isinstance(digest, str) else ""
+    for item in items:
+        yield from _body_digests(item)
+
+
+class _Export:
+    """An export while its lines are read, in the order in which they stand."""
+
+    def __init__(self, keys: Sequence[Key], anchors: Sequence[str]) -> None:
+        self._trusted = [key for key in keys if key.kind == _LOG]
+        self._anchors = [parse_checkpoint(note) for note in anchors]
+        self._anchored = 0
+        self._head: Mapping[str, Json] | None = None
+        self._consistency: dict[int, list[bytes]] = {}
+        self._answer = sha256()
+        self._last: Entry | None = None
+        self._statement: Entry | None = None
+        self._expected: set[str] = set()
+        self._bodies: set[str] = set()
+        self._pending: dict[str, None] = {}
+        self.count = 0
+        self.pruned = 0
+        self._chain: list[bytes] = []
+        self._closed_at = -1
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        if self._head is None:
+            raise NotProved("the first line is not an export's head")
+        return self._checkpoint
+
+    def take(self, line: Mapping[str, Json]) -> None:
+        kind = line.get("type")
+        if self._head is None:
+            self._open(line)
+        elif kind == "key":
+            self._learn_key(line)
+        elif kind == "consistency":
+            size, path = _parse_path(_text(line, "proof"), "old ")
+            self._consistency[size] = path
+        elif kind == "entry":
+            self._take_entry(_read_entry(line, self.checkpoint))
+        elif kind == "statement" and self._statement is None:
+            self._statement = _read_entry(line, self.checkpoint)
+        elif kind == "body":
+            body = _base64(_text(line, "body"), "a body")
+            self._bodies.add(sha256(body).hexdigest())
+        else:
+            raise NotProved(f"a line is of no known kind: {ascii(kind)[:40]}")
+
+    def _open(self, line: Mapping[str, Json]) -> None:
+        if line.get("type") != "export" or line.get("format") != FORMAT:
+            raise NotProved(f"the first line is not the head of a {FORMAT}")
+        query = line.get("query")
+        if not isinstance(query, dict):
+            raise NotProved("the head names no question")
+        self._checkpoint = parse_checkpoint(_text(line, "checkpoint"))
+        self._query = query
+        self._head = line
+
+    def _learn_key(self, line: Mapping[str, Json]) -> None:
+        """A rotation: a trusted key signed a tree that holds the entry in which it names its successor."""
+        signed = parse_checkpoint(_text(line, "checkpoint"))
+        signer = next((key for key in self._trusted if signed.signed_by(key)), None)
+        if signer is None:
+            raise NotProved("a change of keys is not signed by a key that you trust")
+        entry = _read_entry(line, signed)
+        successor = entry.data.get("new")
+        if entry.kind != "audit.key" or entry.data.get("old") != str(signer) or not isinstance(successor, str):
+            raise NotProved(f"entry {entry.index}: it does not name the successor of {signer.name}")
+        old, path = _parse_path(_text(line, "consistency"), "old ")
+        roots = (signed.root, self.checkpoint.root)
+        if old != signed.size or not is_consistent(old, self.checkpoint.size, roots=roots, path=path):
+            raise NotProved("the log in which the key was changed is not a beginning of this one")
+        self._trusted.append(parse_key(successor))
+
+    def _take_entry(self, entry: Entry) -> None:
+        if self._last is not None and entry.index <= self._last.index:
+            raise NotProved(f"entry {entry.index}: it does not follow entry {self._last.index}")
+        self._last = entry
+        self._answer.update(entry.leaf)
+        self.count += 1
+        if entry.is_pruned:
+            self.pruned += 1
+        else:
+            self._expected.update(_body_digests(dict(entry.data)))
+            self._follow_call(entry)
+        if set(self._query) == {"run"}:
+            self._follow_chain(entry)
+
+    def _follow_call(self, entry: Entry) -> None:
+        if entry.kind == "call.intent":
+            self._pending[entry.call] = None
+        elif entry.kind in ("call.outcome", "audit.gap"):
+            self._pending.pop(entry.call, None)
+
+    def _follow_chain(self, entry: Entry) -> None:
+        length = len(self._chain)
+        if not entry.is_pruned:
+            previous = self._chain[-1].hex() if self._chain else None
+            if entry.stream != self._query["run"]:
+                raise NotProved(f"entry {entry.index}: it is not of the run that was asked for")
+            if entry.n > length:
+                raise NotProved(f"entry {entry.index}: {entry.n - length} entries of the run before it are missing")
+            if (entry.n, entry.previous) != (length, previous):
+                raise NotProved(f"entry {entry.index}: it does not continue the run's chain")
+            if entry.kind == "run.closed":
+                self._closed_at = entry.n
+        self._chain.append(entry.leaf)
+
+    def judge(self, witnesses: Sequence[Key]) -> Verdict:
+        """The verdict once every line is read. Raises `NotProved`."""
+        checkpoint = self.checkpoint
+        if not any(checkpoint.signed_by(key) for key in self._trusted):
+            raise NotProved("the checkpoint is not signed by a key that you trust")
+        cosigned = tuple(key.name for key in witnesses if checkpoint.signed_by(key))
+        if witnesses and not cosigned:
+            raise NotProved("none of the witnesses that you named has cosigned the checkpoint")
+        scope = self._check_statement()
+        for anchor in self._anchors:
+            self._check_anchor(anchor)
+        return Verdict(
+            checkpoint.origin,
+            checkpoint.size,
+            self.count,
+            scope,
+            bool(self._anchors),
+            cosigned,
+            self.pruned,
+            len(self._expected - self._bodies),
+            tuple(self._pending),
+        )
+
+    def _check_statement(self) -> str:
+        """What the log itself recorded of this answer is what stands here."""
+        if self._statement is None or self._statement.kind != "audit.export":
+            raise NotProved("the entry in which the log recorded this export is missing")
+        told = self._statement.data
+        if told.get("query") != self._query:
+            raise NotProved("the question is not the one that the log recorded")
+        size = told.get("size")
+        if not isinstance(size, int) or size > self._statement.index:
+            raise NotProved("the log's record of this export names no size")
+        if self._last is not None and self._last.index >= size:
+            raise NotProved(f"entry {self._last.index}: it came after the answer was recorded")
+        if told.get("count") != self.count:
+            raise NotProved(f"the log recorded another number of entries in this answer than the {self.count} here")
+        if told.get("answer") != self._answer.hexdigest():
+            raise NotProved("the entries are not those that the log recorded as its answer")
+        if set(self._query) != {"run"}:
+            return "all that the log recorded as its answer"
+        head = self._chain[-1].hex() if self._chain else None
+        if told.get("stream") != {"length": len(self._chain), "head": head}:
+            raise NotProved("the run has another length or head than the log recorded: entries are missing")
+        return "the whole run, from its first entry to its " + (
+            "end" if self._closed_at >= 0 else "latest (still open)"
+        )
+
+    def _check_anchor(self, anchor: Checkpoint) -> None:
+        if not any(anchor.signed_by(key) for key in self._trusted):
+            raise NotProved("an anchor is not signed by a key that you trust")
+        if anchor.origin != self.checkpoint.origin:
+            raise NotProved("an anchor belongs to another log")
+        if anchor.size > self.checkpoint.size:
+            raise NotProved(
+                f"an anchor covers {anchor.size} entries, this export only {self.checkpoint.size}: "
+                "it was made earlier, or the log was cut back"
+            )
+        path = self._consistency.get(anchor.size, [])
+        roots = (anchor.root, self.checkpoint.root)
+        if anchor.size and not is_consistent(anchor.size, self.checkpoint.size, roots=roots, path=path):
+            known = anchor.size in self._consistency or anchor.size == self.checkpoint.size
+            why = "the log is not the one that was anchored" if known else "the export holds no proof from that anchor"
+            raise NotProved(f"{why} (at {anchor.size} entries)")
+
+
+def verify_export(
+    lines: Iterable[bytes], keys: Sequence[Key], *, anchors: Sequence[str] = (), witnesses: Sequence[Key] = ()
+) -> Verdict:
+    """Judge an export. `keys` are pinned by whoever checks. Raises `NotProved`, and nothing else for any bytes."""
+    if not any(key.kind == _LOG for key in keys):
+        raise NotProved("name the log's public key: without one nothing can be proved")
+    export = _Export(keys, anchors)
+    try:
+        for number, line in enumerate(lines, 1):
+            if len(line) > _MAX_LINE:
+                raise NotProved(f"line {number} is longer than {_MAX_LINE} bytes")
+            export.take(_loads(line, f"line {number}"))
+        return export.judge(witnesses)
+    except RecursionError as error:
+        raise NotProved("a value nests too deeply") from error
+
+
+def _loads(raw: bytes, where: str) -> dict[str, Json]:
+    try:
+        value = json.loads(raw.decode(), object_pairs_hook=_object, parse_float=_no_number, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise NotProved(f"{where}: it is not strict JSON") from error
+    if not isinstance(value, dict):
+        raise NotProved(f"{where}: it is not a JSON object")
+    return value
+
+
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    value = dict(pairs)
+    if len(value) != len(pairs) or not all(key.isascii() for key in value):
+        raise ValueError("a key stands twice, or is not ASCII")
+    return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is not an integer")
+
+
+def _canonical(value: Json) -> bytes:
+    """RFC 8785 for ASCII keys and integers."""
+    try:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    except (ValueError, RecursionError) as error:
+        raise NotProved("an entry has no canonical form") from error
+
+
+def _text(line: Mapping[str, Json], name: str) -> str:
+    value = line.get(name)
+    if not isinstance(value, str):
+        raise NotProved(f"a line lacks the text {name!r}")
+    return value
+
+
+def _index(line: Mapping[str, Json], name: str) -> int:
+    value = line.get(name)
+    if type(value) is not int or not 0 <= value < _MAX_SIZE:
+        raise NotProved(f"a line lacks the number {name!r}")
+    return value
+
+
+def _decimal(text: str, where: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 16 or (text[0] == "0" and text != "0"):
+        raise NotProved(f"{where} is not a plain number")
+    return int(text)
+
+
+def _base64(text: str, where: str) -> bytes:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise NotProved(f"{where} is not base64") from error
+    if base64.b64encode(raw).decode() != text:
+        raise NotProved(f"{where} is not base64 in its one form")
+    return raw
+
+
+def _hash(text: str, where: str) -> bytes:
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise NotProved(f"{where}: its hash is not 64 hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+def _utf8(text: str, where: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise NotProved(f"{where} is not UTF-8") from error
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while line := file.readline(_MAX_LINE + 2):
+            yield line
+
+
+def _argument(text: str) -> str:
+    """A value, or the content of the file that it names."""
+    return text if "+" in text and not Path(text).exists() else Path(text).read_text(encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("ringfence-verify", description="Check an export of a Ringfence log, offline.")
+    parser.add_argument("export", type=Path, help="the export, a .jsonl file")
+    parser.add_argument("--key", action="append", required=True, help="the log's public key, or a file that holds it")
+    parser.add_argument("--anchor", action="append", default=[], help="a checkpoint that was kept elsewhere (a file)")
+    parser.add_argument("--witness", action="append", default=[], help="a witness's public key, or a file")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 proved, 8 not proved, 2 cannot be tried."""
+    asked = _parser().parse_args(argv)
+    try:
+        keys = [parse_key(_argument(text)) for text in asked.key]
+        witnesses = [parse_key(_argument(text)) for text in asked.witness]
+        anchors = [Path(name).read_text(encoding="utf-8") for name in asked.anchor]
+        verdict = verify_export(_lines(asked.export), keys, anchors=anchors, witnesses=witnesses)
+    except NotProved as error:
+        return _say(asked.json, is_proved=False, text=f"NOT PROVED: {error}", code=NOT_PROVED)
+    except (OSError, UnicodeDecodeError) as error:
+        return _say(asked.json, is_proved=False, text=f"cannot read: {error}", code=USAGE)
+    return _say(asked.json, is_proved=True, text=verdict.text, code=PROVED)
+
+
+def _say(is_json: bool, *, is_proved: bool, text: str, code: int) -> int:
+    """ASCII only: names in an export are hostile and must not move a terminal."""
+    plain = "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text)[:2000]
+    line = json.dumps({"type": "verdict", "is_proved": is_proved, "text": plain}) if is_json else plain
+    sys.stdout.write(line + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
