@@ -44,8 +44,8 @@ class LocalDirectory:
     path: Path
     owner: str
 
-    def groups_of(self, name: str) -> frozenset[str]:
-        """Raises `Mistake` where the file cannot be trusted or read: then nobody may decide."""
+    def groups_of(self, name: str, *, team: str = "") -> frozenset[str]:
+        """The file knows no teams: its groups count for every one. Raises `Mistake` where the file cannot be trusted or read: then nobody may decide."""
         if not self.path.exists():
             return _all_built_in_groups() if name == self.owner else frozenset()
         entries = [entry for entry in _read(self.path).people if entry.user == name]

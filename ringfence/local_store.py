@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Imported for their tables: every room's schema must be known before `create_schema`.
+import ringfence.auth.schema  # noqa: F401
 import ringfence_agents.schema  # noqa: F401
 import ringfence_tools.schema  # noqa: F401
 from ringfence.settings import LOG_ORIGIN, Settings, make_home

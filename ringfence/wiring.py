@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path, PurePosixPath
 
 from ringfence import models
+from ringfence.auth.people import AccountDirectory
 from ringfence.directory import LocalDirectory
 from ringfence.errors import Mistake
 from ringfence.settings import Settings
@@ -65,7 +66,8 @@ class Workshop:
         """Everything that the run's pinned profile gives it."""
         profile = parse_profile(record.profile_document.encode(), record.profile)
         policy = Policy.compile(profile)
-        gate = Gate(self.store, policy, self.toolbox, self.directory, end_run_at=profile.after_deny.end_run_at)
+        directory = AccountDirectory(self.store, self.directory)
+        gate = Gate(self.store, policy, self.toolbox, directory, end_run_at=profile.after_deny.end_run_at)
         person = record.on_behalf_of.removeprefix("person:")
         return Equipment(
             gate=gate,

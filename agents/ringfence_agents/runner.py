@@ -150,6 +150,7 @@ class Runner:
             scopes=(run_scope(lease.run), *equipment.scopes(record)),
             task=TaskFacts(record.task_text, record.repository, record.base_commit, record.profile),
             says=agent_words,
+            team=record.team,
         )
         drive = Drive(
             self._store,

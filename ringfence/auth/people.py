@@ -17,6 +17,7 @@ from ringfence.auth.errors import AuthError, LinkInvalid, PersonExists, PersonUn
 from ringfence.auth.identity import GroupPlace, Identity, Membership
 from ringfence.auth.roles import EVERY_TEAM, Permission, Role
 from ringfence.auth.schema import memberships, people, person_groups, setup_links, teams, tokens, web_sessions
+from ringfence.auth.sealing import Seal
 from ringfence.auth.secret_values import fingerprint, new_secret
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
@@ -143,7 +144,7 @@ def set_places(
     _record(tx, by, data)
 
 
-def invite(tx: Transaction, name: str, *, by: str) -> str:
+def invite(tx: Transaction, name: str, *, by: str, seal: Seal) -> str:
     """A one-time secret with which the person chooses a password and enrols a second factor; older ones end.
 
     Raises `PersonUnknown`.
@@ -156,7 +157,10 @@ def invite(tx: Transaction, name: str, *, by: str) -> str:
     expires_at = micros(tx.now) + LINK_HOURS * 3600 * 1_000_000
     tx.connection.execute(
         insert(setup_links).values(
-            secret_sha256=fingerprint(secret), person=name, totp_seed=passwords.new_seed(), expires_at=expires_at
+            secret_sha256=fingerprint(secret),
+            person=name,
+            totp_seed=seal.close(passwords.new_seed(), name),
+            expires_at=expires_at,
         )
     )
     _record(tx, by, {"what": "person.invited", "person": name, "expires_at": expires_at})
@@ -165,8 +169,10 @@ def invite(tx: Transaction, name: str, *, by: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SetupLink:
+    """`sealed_seed` opens with the seal that the link was made with."""
+
     person: str
-    seed: str
+    sealed_seed: str
 
 
 def setup_link(connection: Connection, secret: str, now_us: int) -> SetupLink:
@@ -188,7 +194,7 @@ def finish_setup(tx: Transaction, secret: str, *, password_hash: str, step: int)
     )
     if not tx.connection.execute(used.values(used_at=micros(tx.now))).rowcount:
         raise LinkInvalid
-    _change(tx, link.person, password=password_hash, totp_seed=link.seed, totp_step=step)
+    _change(tx, link.person, password=password_hash, totp_seed=link.sealed_seed, totp_step=step)
     end_everything(tx, link.person)
     _record(tx, f"person:{link.person}", {"what": "person.enrolled", "person": link.person})
     return link.person
@@ -250,7 +256,7 @@ class Reader(Protocol):
 
 
 class Fallback(Protocol):
-    def groups_of(self, name: str) -> frozenset[str]: ...
+    def groups_of(self, name: str, *, team: str) -> frozenset[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,18 +266,18 @@ class AccountDirectory:
     reader: Reader
     fallback: Fallback
 
-    def groups_of(self, name: str) -> frozenset[str]:
-        found = self.reader.read_now(lambda connection: _groups_now(connection, name))
-        return self.fallback.groups_of(name) if found is None else found
+    def groups_of(self, name: str, *, team: str) -> frozenset[str]:
+        found = self.reader.read_now(lambda connection: _groups_now(connection, name, team))
+        return self.fallback.groups_of(name, team=team) if found is None else found
 
 
-def _groups_now(connection: Connection, name: str) -> frozenset[str] | None:
+def _groups_now(connection: Connection, name: str, team: str) -> frozenset[str] | None:
     row = connection.execute(select(people.c.disabled_at).where(people.c.name == name)).first()
     if row is None:
         return None
     if row.disabled_at is not None:
         return frozenset()
-    return frozenset(place.name for place in _groups(connection, name))
+    return frozenset(place.name for place in _groups(connection, name) if place.team in (team, EVERY_TEAM))
 
 
 def _person(connection: Connection, row: Row[tuple[object, ...]]) -> PersonRecord:

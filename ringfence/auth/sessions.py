@@ -12,6 +12,7 @@ from ringfence.auth.errors import LoginRefused, TooManyTries
 from ringfence.auth.identity import Identity
 from ringfence.auth.people import finish_setup, identity_of, setup_link
 from ringfence.auth.schema import people, web_sessions
+from ringfence.auth.sealing import Seal
 from ringfence.auth.secret_values import fingerprint, new_secret
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Store, Transaction
@@ -33,12 +34,12 @@ class SessionUse:
 @dataclass(frozen=True, slots=True)
 class _Account:
     password: str
-    seed: str
+    sealed_seed: str
     step: int
     is_open: bool
 
 
-async def log_in(store: Store, name: str, password: str, code: str, *, address: str) -> str:
+async def log_in(store: Store, seal: Seal, name: str, password: str, code: str, *, address: str) -> str:
     """The new session's secret. Raises `LoginRefused` and `TooManyTries`, alike for every kind of failure."""
     claimed = name.strip().lower()[:64]
 
@@ -55,7 +56,7 @@ async def log_in(store: Store, name: str, password: str, code: str, *, address: 
     if wait:
         raise TooManyTries(wait)
     is_right = await asyncio.to_thread(passwords.is_password, password, account.password)
-    step = passwords.matching_step(account.seed, code, now_s=now_s, after=account.step)
+    step = passwords.matching_step(seal.open(account.sealed_seed, claimed), code, now_s=now_s, after=account.step)
 
     def finish(tx: Transaction) -> str | None:
         if not (is_right and account.is_open and step is not None and _use_step(tx, claimed, step)):
@@ -70,14 +71,15 @@ async def log_in(store: Store, name: str, password: str, code: str, *, address: 
     return secret
 
 
-async def enrol(store: Store, link: str, password: str, code: str, *, address: str) -> str:
+async def enrol(store: Store, seal: Seal, link: str, password: str, code: str, *, address: str) -> str:
     """Use a one-time link up: set the password and the second factor, and open a session.
 
     Raises `LinkInvalid`, `PasswordWeak`, and `LoginRefused` where the code does not prove the new second factor.
     """
 
     def look(tx: Transaction) -> tuple[str, int]:
-        return setup_link(tx.connection, link, micros(tx.now)).seed, int(tx.now.timestamp())
+        found = setup_link(tx.connection, link, micros(tx.now))
+        return seal.open(found.sealed_seed, found.person), int(tx.now.timestamp())
 
     seed, now_s = await store.write(look)
     step = passwords.matching_step(seed, code, now_s=now_s, after=0)

@@ -34,6 +34,7 @@ def deliver(
 async def _deliver(session: Session, run: RunId, into: Path | None, seen: frozenset[str]) -> int:
     import hashlib
 
+    from ringfence.auth.people import AccountDirectory
     from ringfence.delivery import apply, prepare
     from ringfence.errors import RingfenceError
     from ringfence.exits import Exit
@@ -71,7 +72,7 @@ async def _deliver(session: Session, run: RunId, into: Path | None, seen: frozen
     step = await through_gate(
         session.store,
         Policy.compile(profile),
-        session.directory,
+        AccountDirectory(session.store, session.directory),
         Delivery(
             run=run,
             person=session.person.name,
@@ -79,6 +80,7 @@ async def _deliver(session: Session, run: RunId, into: Path | None, seen: frozen
             base_commit=record.base_commit,
             remote=str(checkout),
             branch=record.workspace.get("branch", "main"),
+            team=record.team,
             paths=[change.name for change in prepared.changes],
             task=TaskFacts(record.task_text, record.repository, record.base_commit, profile.title),
         ),

@@ -31,7 +31,7 @@ RUN = RunId("bench")
 
 
 class Nobody:
-    def groups_of(self, name: str) -> frozenset[str]:
+    def groups_of(self, name: str, *, team: str) -> frozenset[str]:
         return frozenset()
 
 

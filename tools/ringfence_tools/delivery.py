@@ -80,6 +80,7 @@ class Delivery:
     branch: str
     paths: Sequence[str]
     task: TaskFacts
+    team: str = ""
 
 
 async def deliver(store: Store, policy: Decider, directory: Directory, delivery: Delivery, apply: Apply) -> Step:
@@ -105,6 +106,7 @@ async def deliver(store: Store, policy: Decider, directory: Directory, delivery:
         progress=ignore,
         scopes=(f"delivery:{delivery.run}",),
         task=delivery.task,
+        team=delivery.team,
     )
     return await Gate(store, policy, toolbox, directory).step(key, context)
 

@@ -336,7 +336,7 @@ class Gate:
         read = replace(read, sandbox=sandbox)
         decided = self._policy.decide(tool.name, accesses)
         approvals = {
-            vote.person: self._directory.groups_of(vote.person)
+            vote.person: self._directory.groups_of(vote.person, team=context.team)
             for vote in escalations.votes_of(tx.connection, found.id)
             if vote.verdict == "approve" and vote.digest == read.digest
         }

@@ -61,6 +61,8 @@ class RunContext:
     """The run is over: what became of an intent is found out, and nothing that never started starts any more."""
     says: Callable[[Connection, CallKey], str] = _says_nothing
     """The agent's own words of the call's turn. Hostile."""
+    team: str = ""
+    """The team that the run belongs to: a reviewer's groups count where they hold for it."""
 
     @property
     def person(self) -> str:

@@ -23,8 +23,8 @@ class Person:
 class Directory(Protocol):
     """Tells a person's groups as they are now; an approval is checked against it again when it is consumed."""
 
-    def groups_of(self, name: str) -> frozenset[str]:
-        """Empty for someone unknown: then they may decide nothing."""
+    def groups_of(self, name: str, *, team: str) -> frozenset[str]:
+        """The groups that count for a team's work (`""`: work of no team). Empty for someone unknown."""
 
 
 def groups_that_count(terms: Terms, groups: frozenset[str]) -> frozenset[str]:

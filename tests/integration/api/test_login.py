@@ -8,19 +8,29 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 import ringfence.auth.schema  # noqa: F401 its tables
 from ringfence.auth import passwords, people, sessions, tokens
 from ringfence.auth.errors import LinkInvalid, LoginRefused, PersonExists, PersonUnknown, TooManyTries
-from ringfence.auth.identity import Membership
+from ringfence.auth.identity import GroupPlace, Membership
 from ringfence.auth.roles import Permission, Role
+from ringfence.auth.schema import people as people_table
+from ringfence.auth.sealing import Seal
 from ringfence_audit.events import Kind
 from ringfence_audit.keys import Signer
+from ringfence_audit.port import Transaction
 from ringfence_audit.query import Filter, PageRequest, query
 from ringfence_audit.store import SqlStore
 from ringfence_tools.clock import micros
 
 PASSWORD = "three random words"
+SEAL = Seal.generate()
+
+
+class Nobody:
+    def groups_of(self, name: str, *, team: str) -> frozenset[str]:
+        return frozenset()
 
 
 class Clock:
@@ -50,9 +60,10 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[SqlStore]:
 async def ana(store: SqlStore, clock: Clock) -> str:
     """An enrolled account; returns its TOTP seed."""
     await store.write(lambda tx: people.create_person(tx, "ana", by="system:test"))
-    link = await store.write(lambda tx: people.invite(tx, "ana", by="system:test"))
-    seed = store.read_now(lambda c: people.setup_link(c, link, micros(clock.now))).seed
-    await sessions.enrol(store, link, PASSWORD, code(seed, clock), address="192.0.2.1")
+    link = await store.write(lambda tx: people.invite(tx, "ana", by="system:test", seal=SEAL))
+    sealed = store.read_now(lambda c: people.setup_link(c, link, micros(clock.now))).sealed_seed
+    seed = SEAL.open(sealed, "ana")
+    await sessions.enrol(store, SEAL, link, PASSWORD, code(seed, clock), address="192.0.2.1")
     clock.forward(60)
     return seed
 
@@ -72,16 +83,16 @@ async def test_a_wrong_password_a_wrong_code_and_an_unknown_name_are_refused_ali
         ("nobody", PASSWORD, code(seed, clock)),
     ]:
         with pytest.raises(LoginRefused) as refused:
-            await sessions.log_in(store, name, password, digits, address="192.0.2.1")
+            await sessions.log_in(store, SEAL, name, password, digits, address="192.0.2.1")
         said.add(str(refused.value))
     assert len(said) == 1
 
 
 async def test_a_code_cannot_be_used_twice(store: SqlStore, clock: Clock) -> None:
     seed = await ana(store, clock)
-    await sessions.log_in(store, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
+    await sessions.log_in(store, SEAL, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
     with pytest.raises(LoginRefused):
-        await sessions.log_in(store, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
+        await sessions.log_in(store, SEAL, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
 
 
 async def test_tries_at_once_cannot_pass_the_brake_together(store: SqlStore, clock: Clock) -> None:
@@ -89,7 +100,7 @@ async def test_tries_at_once_cannot_pass_the_brake_together(store: SqlStore, clo
 
     async def attempt() -> type[BaseException]:
         with pytest.raises(LoginRefused) as refused:
-            await sessions.log_in(store, "ana", "a wrong password", "123456", address="192.0.2.9")
+            await sessions.log_in(store, SEAL, "ana", "a wrong password", "123456", address="192.0.2.9")
         return refused.type
 
     kinds = await asyncio.gather(*(attempt() for _ in range(12)))
@@ -101,22 +112,23 @@ async def test_the_owner_gets_in_from_elsewhere_while_a_stranger_is_slowed(store
     seed = await ana(store, clock)
     for _ in range(6):
         with pytest.raises(LoginRefused):
-            await sessions.log_in(store, "ana", "a wrong password", "123456", address="192.0.2.9")
-    assert await sessions.log_in(store, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
+            await sessions.log_in(store, SEAL, "ana", "a wrong password", "123456", address="192.0.2.9")
+    assert await sessions.log_in(store, SEAL, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
 
 
 async def test_a_link_opens_once_and_not_after_a_day(store: SqlStore, clock: Clock) -> None:
     await store.write(lambda tx: people.create_person(tx, "ben", by="system:test"))
-    link = await store.write(lambda tx: people.invite(tx, "ben", by="system:test"))
+    link = await store.write(lambda tx: people.invite(tx, "ben", by="system:test", seal=SEAL))
     clock.forward(25 * 3600)
     with pytest.raises(LinkInvalid):
-        await sessions.enrol(store, link, PASSWORD, "123456", address="192.0.2.1")
-    link = await store.write(lambda tx: people.invite(tx, "ben", by="system:test"))
-    seed = store.read_now(lambda c: people.setup_link(c, link, micros(clock.now))).seed
-    assert await sessions.enrol(store, link, PASSWORD, code(seed, clock), address="192.0.2.1")
+        await sessions.enrol(store, SEAL, link, PASSWORD, "123456", address="192.0.2.1")
+    link = await store.write(lambda tx: people.invite(tx, "ben", by="system:test", seal=SEAL))
+    sealed = store.read_now(lambda c: people.setup_link(c, link, micros(clock.now))).sealed_seed
+    seed = SEAL.open(sealed, "ben")
+    assert await sessions.enrol(store, SEAL, link, PASSWORD, code(seed, clock), address="192.0.2.1")
     clock.forward(60)
     with pytest.raises(LinkInvalid):
-        await sessions.enrol(store, link, PASSWORD, code(seed, clock), address="192.0.2.1")
+        await sessions.enrol(store, SEAL, link, PASSWORD, code(seed, clock), address="192.0.2.1")
 
 
 async def test_a_session_ends_when_idle_when_old_at_log_out_and_with_its_account(store: SqlStore, clock: Clock) -> None:
@@ -124,7 +136,7 @@ async def test_a_session_ends_when_idle_when_old_at_log_out_and_with_its_account
 
     async def fresh() -> str:
         clock.forward(60)
-        return await sessions.log_in(store, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
+        return await sessions.log_in(store, SEAL, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
 
     def is_live(secret: str) -> bool:
         return store.read_now(lambda c: sessions.authenticate(c, secret, micros(clock.now))) is not None
@@ -183,23 +195,49 @@ async def test_a_name_is_taken_once_and_a_role_needs_its_team(store: SqlStore) -
 
 async def test_the_directory_asks_the_fallback_only_for_names_without_an_account(store: SqlStore) -> None:
     class Everyone:
-        def groups_of(self, name: str) -> frozenset[str]:
+        def groups_of(self, name: str, *, team: str) -> frozenset[str]:
             return frozenset({"owner"})
 
     directory = people.AccountDirectory(store, Everyone())
     await store.write(lambda tx: people.create_person(tx, "ana", by="system:test"))
-    assert directory.groups_of("ana") == frozenset()
-    assert directory.groups_of("root") == {"owner"}
+    assert directory.groups_of("ana", team="") == frozenset()
+    assert directory.groups_of("root", team="") == {"owner"}
+
+
+async def test_a_group_of_another_team_does_not_count(store: SqlStore) -> None:
+    def place(tx: Transaction) -> None:
+        people.create_person(tx, "ana", by="system:test")
+        for team in ("billing", "shop"):
+            people.create_team(tx, team, by="system:test")
+        held = [GroupPlace("billing", "team-lead"), GroupPlace("*", "security")]
+        people.set_places(tx, "ana", by="system:test", roles=[], groups=held)
+
+    await store.write(place)
+    directory = people.AccountDirectory(store, Nobody())
+    assert directory.groups_of("ana", team="shop") == {"security"}
+    assert directory.groups_of("ana", team="") == {"security"}
+    assert directory.groups_of("ana", team="billing") == {"team-lead", "security"}
 
 
 async def test_each_log_in_good_or_bad_is_an_entry_that_holds_no_secret(store: SqlStore, clock: Clock) -> None:
     seed = await ana(store, clock)
     with pytest.raises(LoginRefused):
-        await sessions.log_in(store, "ana", "a wrong password", "123456", address="192.0.2.9")
-    secret = await sessions.log_in(store, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
+        await sessions.log_in(store, SEAL, "ana", "a wrong password", "123456", address="192.0.2.9")
+    secret = await sessions.log_in(store, SEAL, "ana", PASSWORD, code(seed, clock), address="192.0.2.1")
     await store.write(lambda tx: sessions.log_out(tx, secret))
     asked = Filter(kind=Kind.LOGIN.value)
     found = store.read_now(lambda c: query(c, asked, PageRequest(oldest_first=True))).entries
     assert [entry.data["what"] for entry in found][-4:] == ["login", "login.refused", "login", "logout"]
     written = " ".join(str(entry.data) for entry in found)
     assert not any(kept in written for kept in (secret, PASSWORD, "a wrong password", seed))
+
+
+async def test_a_second_factor_lies_in_the_database_sealed_and_opens_for_its_owner_alone(
+    store: SqlStore, clock: Clock
+) -> None:
+    seed = await ana(store, clock)
+    sealed = store.read_now(lambda c: c.execute(select(people_table.c.totp_seed)).scalar_one())
+    assert seed not in sealed
+    assert SEAL.open(sealed, "ben") == ""
+    assert Seal.generate().open(sealed, "ana") == ""
+    assert SEAL.open(sealed, "ana") == seed

@@ -42,9 +42,10 @@ class Groups:
     held: dict[str, frozenset[str]] = field(
         default_factory=lambda: {"ana": frozenset({"owner"}), "ben": frozenset({"owner"})}
     )
+    team: str = ""
 
-    def groups_of(self, name: str) -> frozenset[str]:
-        return self.held.get(name, frozenset())
+    def groups_of(self, name: str, *, team: str) -> frozenset[str]:
+        return self.held.get(name, frozenset()) if team == self.team else frozenset()
 
 
 @dataclass
@@ -76,10 +77,10 @@ class Bench:
         turn = self.turn
         toolbox = builtin_toolbox()
         proposal = Proposal(model_id, tool, arguments)
-        keys = await self.store.write(
+        rows = await self.store.write(
             lambda tx: ledger.propose(tx, RUN, turn, [proposal], is_read_only=toolbox.is_read_only)
         )
-        return keys[0]
+        return rows[0].key
 
     async def step(self, key: CallKey) -> ToolResult | EscalationId:
         step = await self.gate.step(key, self.context)
@@ -350,6 +351,17 @@ async def test_an_approver_who_lost_the_group_no_longer_counts(bench: Bench) -> 
     key, waiting = await bench.waiting("shell", CURL)
     await bench.store.write(lambda tx: review.approve(tx, waiting.id, ANA, digest=waiting.digest))
     bench.directory.held = {}
+    step = await bench.step(key)
+    assert isinstance(step, int)
+    assert step != waiting.id
+    assert bench.sandbox.effects == []
+
+
+async def test_a_group_that_an_approver_holds_in_another_team_does_not_count(bench: Bench) -> None:
+    bench.policy.effects = ASK
+    key, waiting = await bench.waiting("shell", CURL)
+    await bench.store.write(lambda tx: review.approve(tx, waiting.id, ANA, digest=waiting.digest))
+    bench.directory.team = "billing"
     step = await bench.step(key)
     assert isinstance(step, int)
     assert step != waiting.id
