@@ -8,7 +8,7 @@ are read anew).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -22,8 +22,9 @@ from ringfence_agents.runs import RunRecord
 from ringfence_agents.sandboxes import SandboxHolder
 from ringfence_agents.switch import Switch
 from ringfence_audit.port import Store
-from ringfence_tools.calls import RunId
+from ringfence_tools.calls import CallKey, RunId
 from ringfence_tools.gate_context import RunContext
+from ringfence_tools.ledger import CallRow
 
 
 @dataclass
@@ -81,6 +82,8 @@ class Drive:
     last_results: tuple[SeenResult, ...] = ()
     pending: Pending | None = None
     """What the last transaction saw waiting for the next question; None where it must be read."""
+    proposed: Mapping[CallKey, CallRow] = field(default_factory=dict)
+    """The calls of the last answer as they were stored; the gate reads anew what has moved since."""
     active_ms: int = 0
     """Wall time that the tables hold."""
 

@@ -98,7 +98,7 @@ async def _think(state: Cursor, runtime: Runtime[Drive]) -> Cursor:
 async def _call(state: OneCall, runtime: Runtime[Drive]) -> dict[str, str]:
     drive = runtime.context
     key = CallKey(drive.run, state["turn"], state["index"])
-    step = await drive.switch.call(drive.equipment.gate.step(key, drive.context))
+    step = await drive.switch.call(drive.equipment.gate.step(key, drive.context, seen=drive.proposed.get(key)))
     if isinstance(step, Settled) and step.result.status is ResultStatus.UNKNOWN:
         await drive.holder.distrust()
     return {}

@@ -14,12 +14,13 @@ from ringfence_agents.runs import RunRecord
 from ringfence_sandbox.contract import Backend, Bundle, EgressGatekeeper, SandboxId, SandboxSpec
 from ringfence_tools.calls import CallKey
 from ringfence_tools.gate_context import RunContext, Step
+from ringfence_tools.ledger import CallRow
 
 
 class Door(Protocol):
     """The gate as a run uses it."""
 
-    async def step(self, key: CallKey, context: RunContext) -> Step: ...
+    async def step(self, key: CallKey, context: RunContext, *, seen: CallRow | None = None) -> Step: ...
 
 
 class Tools(Protocol):

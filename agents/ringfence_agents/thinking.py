@@ -28,8 +28,7 @@ from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
 from ringfence_audit.prepared import Prepared
 from ringfence_tools.budget import Unit, settle
-from ringfence_tools.calls import CallKey
-from ringfence_tools.ledger import Proposal, propose
+from ringfence_tools.ledger import CallRow, Proposal, propose
 from ringfence_tools.progress import Exchanged, Thought
 
 CONTEXT_TRIES = 4
@@ -181,7 +180,7 @@ async def _store(drive: Drive, asked: Asked, answer: Answer) -> Todo:
 
     columns, held = _columns(after), held_by(drive.lease)
 
-    def work(tx: Transaction) -> tuple[CallKey, ...]:
+    def work(tx: Transaction) -> tuple[CallRow, ...]:
         if not _ANSWERED.change(tx.connection, {**columns, **held}):
             raise lost(drive.lease)
         append_rows(tx.connection, rows)
@@ -192,13 +191,13 @@ async def _store(drive: Drive, asked: Asked, answer: Answer) -> Todo:
             return ()
         return propose(tx, record.id, turn, proposals, is_read_only=drive.equipment.toolbox.is_read_only)
 
-    keys = await drive.store.write(work)
-    start = first_start(keys, [drive.equipment.toolbox.is_read_only(call.name) for call in move.calls])
+    proposed = await drive.store.write(work)
+    drive.proposed = {row.key: row for row in proposed}
     drive.record = after
     drive.view.add(rows)
     if move.closing is not None:
         return Todo(Next.END)
-    return Todo(Next.CALL, start) if move.calls else Todo(Next.THINK)
+    return Todo(Next.CALL, first_start(proposed)) if move.calls else Todo(Next.THINK)
 
 
 def _rows(record: RunRecord, answer: Answer, move: _Move) -> list[MessageRow]:

@@ -30,10 +30,10 @@ class Todo:
     """The calls of the turn, where all have their results."""
 
 
-def first_start(keys: Sequence[CallKey], is_read_only: Sequence[bool]) -> tuple[CallKey, ...]:
+def first_start(proposed: Sequence[CallRow]) -> tuple[CallKey, ...]:
     """What `ledger.startable` says of calls that were proposed just now: the reads in front, or the first write."""
-    reads = tuple(key for key, _ in takewhile(lambda pair: pair[1], zip(keys, is_read_only, strict=True)))
-    return reads or tuple(keys[:1])
+    reads = tuple(row.key for row in takewhile(lambda row: row.is_read_only, proposed))
+    return reads or tuple(row.key for row in proposed[:1])
 
 
 def todo(connection: Connection, record: RunRecord, now_us: int) -> Todo:

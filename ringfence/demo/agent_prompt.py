@@ -68,7 +68,7 @@ class _Seat:
         proposal = Proposal("viewer", tool, arguments)
 
         def propose(tx: Transaction) -> CallKey:
-            return ledger.propose(tx, self._run, turn, [proposal], is_read_only=toolbox.is_read_only)[0]
+            return ledger.propose(tx, self._run, turn, [proposal], is_read_only=toolbox.is_read_only)[0].key
 
         key = await self._session.store.write(propose)
         record = await self._session.store.read(lambda connection: load(connection, self._run))
@@ -97,7 +97,7 @@ class _Seat:
             record = await self._session.store.read(lambda connection: load(connection, self._run))
             profile = parse_profile(record.profile_document.encode(), record.profile)
             policy = Policy.compile(profile)
-            backend = self._workshop.backend(profile)
+            backend = await self._workshop.backend(profile)
             egress = RunEgress(
                 self._session.store, policy, profile.network, self._run, self._session.person.name, lambda _: None
             )

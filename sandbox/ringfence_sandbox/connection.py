@@ -139,7 +139,8 @@ class ServerConnection(asyncio.Protocol):
         """Send a request whose answer nobody waits for."""
         if self._failure is None and self._transport is not None:
             self._number += 1
-            self._waiting[self._number] = _Waiting(0, None)
+            waiting = self._waiting[self._number] = _Waiting(0, None)
+            waiting.done.add_done_callback(_unheard)
             self._transport.write(wire.encode({"id": self._number, **header}))
 
     async def _send(self, number: int, header: JsonObject, body: bytes) -> None:
@@ -241,6 +242,12 @@ class ServerConnection(asyncio.Protocol):
         if not isinstance(kind, str) or not isinstance(message, str):
             raise ProtocolViolation("an error without a kind")
         waiting.done.set_exception(ERRORS.get(kind, ProtocolViolation)(message[:MESSAGE_LIMIT]))
+
+
+def _unheard(done: asyncio.Future[Reply]) -> None:
+    """Take note of a failure that nobody waits for, so that it is not reported as forgotten."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _greeting(header: wire.Header) -> Greeting:

@@ -120,7 +120,7 @@ class ServedSandbox(Sandbox):
         return Recall(known)
 
     async def acknowledge(self, call_id: CallId) -> None:
-        await self._connection.request({"op": "acknowledge", "call": call_id})
+        self._connection.notify({"op": "acknowledge", "call": call_id})
 
     async def load(self, bundle: Bundle) -> None:
         try:

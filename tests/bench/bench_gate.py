@@ -52,13 +52,13 @@ async def test_a_governed_true_against_a_subprocess(tmp_path: Path) -> None:
         for turn in range(1, ROUNDS + 1):
             plain.append(_timed(lambda: subprocess.run(["/bin/true"], check=True)))
             proposal = Proposal("c", "shell", json.dumps({"command": "true"}))
-            keys = await store.write(
+            rows = await store.write(
                 lambda tx, turn=turn, proposal=proposal: ledger.propose(  # type: ignore[misc]  # bound per round
                     tx, RUN, turn, [proposal], is_read_only=toolbox.is_read_only
                 )
             )
             start = time.perf_counter()
-            step = await gate.step(keys[0], context)
+            step = await gate.step(rows[0].key, context, seen=rows[0])
             governed.append(time.perf_counter() - start)
             assert isinstance(step, Settled)
             assert step.result.status is ResultStatus.OK

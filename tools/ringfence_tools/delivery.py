@@ -123,8 +123,8 @@ def _call_for(tx: Transaction, run: RunId, arguments: str) -> CallKey:
     if found is not None:
         return CallKey(run, found.turn, 0)
     turn = _next_turn(tx.connection, run)
-    (key,) = ledger.propose(tx, run, turn, [Proposal("person", "deliver", arguments)], is_read_only=lambda _: False)
-    return key
+    (row,) = ledger.propose(tx, run, turn, [Proposal("person", "deliver", arguments)], is_read_only=lambda _: False)
+    return row.key
 
 
 def _next_turn(connection: Connection, run: RunId) -> int:

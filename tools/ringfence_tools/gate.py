@@ -7,7 +7,7 @@ another worker after a crash. What moves a row commits together with its entry.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 from sqlalchemy import Connection
@@ -58,8 +58,17 @@ MONTH_US = 30 * 24 * 3600 * 1_000_000
 
 __all__ = ["Gate", "Guard", "RunContext", "Settled", "Step", "TaskFacts", "Waiting"]
 
-_Next: TypeAlias = Settled | Waiting | CallRow | None
-"""Where a transaction left a call: at a step, at an intent that is durable now and must act, or to be read again."""
+
+@dataclass(frozen=True, slots=True)
+class _Intended:
+    """An intent that is durable now and must act: the row as it stands, and the call as it was read."""
+
+    row: CallRow
+    read: Read
+
+
+_Next: TypeAlias = Settled | Waiting | _Intended | None
+"""Where a transaction left a call: at a step, at an intent, or to be read again."""
 
 
 class Gate:
@@ -75,21 +84,25 @@ class Gate:
         self._end_run_at = end_run_at
         self._effects = Effects(store)
 
-    async def step(self, key: CallKey, context: RunContext) -> Step:
+    async def step(self, key: CallKey, context: RunContext, *, seen: CallRow | None = None) -> Step:
         """Take one call as far as it goes now. Safe to repeat at any point, also after a crash.
 
-        Raises `LeaseLost`, `LogUnavailable` (then nothing ran), and the sandbox's `SandboxBusy` and `StaleFence`.
+        `seen` is the row as the lease's holder read it a moment ago; one that moved since is read anew. Raises
+        `LeaseLost`, `LogUnavailable` (then nothing ran), and the sandbox's `SandboxBusy` and `StaleFence`.
         """
+        row = seen
         while True:
-            row = await self._store.read(lambda connection: ledger.call(connection, key))
+            row = row or await self._store.read(lambda connection: ledger.call(connection, key))
             if row is None:
                 raise NotFound(f"no call {key}")
             try:
                 step = await self._advance(row, context)
-                if isinstance(step, CallRow):
-                    return await self._act(step, context, is_fresh=True)
+                if isinstance(step, _Intended):
+                    return await self._act(step.row, context, read=step.read)
             except ledger.CallMoved:
+                row = None
                 continue
+            row = None
             if step is not None:
                 return step
 
@@ -104,7 +117,7 @@ class Gate:
             case CallState.WAITING:
                 return await self._after_people(row, context)
             case CallState.INTENT:
-                return await self._act(row, context, is_fresh=False)
+                return await self._act(row, context)
             case _:
                 assert_never(row.state)
 
@@ -147,7 +160,7 @@ class Gate:
         step = await self._store.write(work)
         escalation = step.escalation if isinstance(step, Waiting) else None
         context.progress(CallDecided(row.key, row.tool, tool.summary(arguments)[:2000], decided, escalation))
-        return step if step is None or isinstance(step, CallRow) else self._told(row, context, step)
+        return step if step is None or isinstance(step, _Intended) else self._told(row, context, step)
 
     def _read(self, row: CallRow) -> tuple[Tool[Arguments], Arguments, tuple[Access, ...]]:
         tool = self._toolbox.get(row.tool)
@@ -196,7 +209,8 @@ class Gate:
             sealed=sealed,
             nonce=row.nonce,
         )
-        return Read(plain, gate_events.canonical_arguments(plain), accesses, sealed, digest)
+        canonical = gate_events.canonical_arguments(plain)
+        return Read(tool, arguments, plain, canonical, accesses, sealed, digest)
 
     def _reserve(self, tx: Transaction, row: CallRow, context: RunContext) -> ToolResult | None:
         scopes = context.scopes or (budget.run_scope(row.key.run),)
@@ -327,7 +341,7 @@ class Gate:
                     return None
 
         step = await self._store.write(work)
-        return step if step is None or isinstance(step, CallRow) else self._told(row, context, step)
+        return step if step is None or isinstance(step, _Intended) else self._told(row, context, step)
 
     def _consume(self, tx: Transaction, row: CallRow, context: RunContext, found: Escalation, *, sandbox: str) -> _Next:
         """Use an approval, once, after everything that it was bound to has been checked again."""
@@ -366,20 +380,22 @@ class Gate:
 
     def _intend(
         self, tx: Transaction, row: CallRow, context: RunContext, read: Read, *, decision: Decision, warrant: Warrant
-    ) -> CallRow:
+    ) -> _Intended:
         """Write the intent and return the row as it will stand, on which `step` acts once this has committed."""
         ledger.to_intent(tx, row, digest=read.digest, sealed=read.sealed, sandbox=read.sandbox)
         event = gate_events.intent(context.agent, context.person, row, read=read, decision=decision, warrant=warrant)
         tx.record(event)
-        return replace(row, state=CallState.INTENT, digest=read.digest, sealed=read.sealed, sandbox=read.sandbox)
+        stands = replace(row, state=CallState.INTENT, digest=read.digest, sealed=read.sealed, sandbox=read.sandbox)
+        return _Intended(stands, read)
 
     # -- intent: act, or find out what became of it -----------------------------------------------------------------
 
-    async def _act(self, row: CallRow, context: RunContext, *, is_fresh: bool) -> Step:
+    async def _act(self, row: CallRow, context: RunContext, *, read: Read | None = None) -> Step:
+        """`read` is the call where its intent was written just now; without, it was found after a crash."""
         try:
-            tool, arguments, accesses = self._read(row)
+            tool, arguments, accesses = (read.tool, read.given, read.accesses) if read else self._read(row)
             result, acknowledge = await self._effects.carry_out(
-                row, context, tool=tool, arguments=arguments, accesses=accesses, is_fresh=is_fresh
+                row, context, tool=tool, arguments=arguments, accesses=accesses, is_fresh=read is not None
             )
         except (ToolRefusal, PathRefused) as error:
             result, acknowledge = _result(ResultStatus.FAILED, str(error)), False

@@ -10,12 +10,15 @@ from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_tools.calls import Access, CallKey, Decision, EscalationId, GrantId, ToolResult
 from ringfence_tools.digest import access_json
 from ringfence_tools.ledger import CallRow
+from ringfence_tools.toolbox import Arguments, Tool
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
     """A call as the gate has read it: valid arguments, what they come down to, and the digest over it all."""
 
+    tool: Tool[Arguments]
+    given: Arguments
     arguments: Mapping[str, JsonValue]
     canonical: str
     accesses: tuple[Access, ...]

@@ -66,29 +66,48 @@ def propose(
     proposals: Sequence[Proposal],
     *,
     is_read_only: Callable[[str], bool],
-) -> tuple[CallKey, ...]:
+) -> tuple[CallRow, ...]:
     """Store the calls of one answer of the model, in its order. `is_read_only` tells by a tool's name."""
-    rows = [
-        {
-            "run": run,
-            "turn": turn,
-            "idx": index,
-            "revision": 0,
-            "model_call_id": proposal.model_call_id,
-            "tool": proposal.tool,
-            "arguments_text": proposal.arguments_text,
-            "nonce": new_nonce(),
-            "digest": "",
-            "sealed": "{}",
-            "sandbox": "",
-            "state": CallState.NEW.value,
-            "is_read_only": int(is_read_only(proposal.tool)),
-        }
+    rows = tuple(
+        CallRow(
+            CallKey(run, turn, index),
+            revision=0,
+            model_call_id=proposal.model_call_id,
+            tool=proposal.tool,
+            arguments_text=proposal.arguments_text,
+            nonce=new_nonce(),
+            digest="",
+            sealed={},
+            sandbox="",
+            state=CallState.NEW,
+            is_read_only=is_read_only(proposal.tool),
+            escalation=None,
+            result=None,
+        )
         for index, proposal in enumerate(proposals)
-    ]
+    )
     if rows:
-        _PROPOSE.many(tx.connection, rows)
-    return tuple(CallKey(run, turn, index) for index in range(len(rows)))
+        _PROPOSE.many(tx.connection, [_columns(row) for row in rows])
+    return rows
+
+
+def _columns(row: CallRow) -> dict[str, str | int]:
+    """A new call as its row is stored."""
+    return {
+        "run": row.key.run,
+        "turn": row.key.turn,
+        "idx": row.key.index,
+        "revision": row.revision,
+        "model_call_id": row.model_call_id,
+        "tool": row.tool,
+        "arguments_text": row.arguments_text,
+        "nonce": row.nonce,
+        "digest": row.digest,
+        "sealed": "{}",
+        "sandbox": row.sandbox,
+        "state": row.state.value,
+        "is_read_only": int(row.is_read_only),
+    }
 
 
 _BY_KEY = Prepared(

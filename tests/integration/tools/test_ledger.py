@@ -13,9 +13,10 @@ OK = ToolResult(ResultStatus.OK, "fine")
 
 async def proposed(store: SqlStore, *tools: str) -> tuple[CallKey, ...]:
     proposals = [Proposal("call_0", tool, "{}") for tool in tools]
-    return await store.write(
+    rows = await store.write(
         lambda tx: ledger.propose(tx, RUN, 1, proposals, is_read_only=lambda tool: tool.startswith("read"))
     )
+    return tuple(row.key for row in rows)
 
 
 async def indexes(store: SqlStore, now_us: int = 0) -> list[int]:
