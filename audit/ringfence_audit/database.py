@@ -2,8 +2,8 @@
 
 `Session` is the port that the writer depends on, so that tests can fail any call before or after it took effect.
 Durability: `commit` returns once the batch is on disk. A session that raised is thrown away and opened anew; what a
-cut-off commit left behind is told apart by `Head.token`. Concurrency: one thread; other processes are kept out from
-`begin` to `commit` (SQLite: the write lock; PostgreSQL: an advisory lock).
+cut-off commit left behind is told by the last token of its writer. Concurrency: one thread; other processes are kept
+out from `begin` to `commit` (SQLite: the write lock; PostgreSQL: an advisory lock).
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Appended:
     tiles: Sequence[Tile]
     streams: Sequence[StreamHead]
     head: Head
+    writer: bytes
+    """Who appends: its last token is looked up where a commit was cut off, whatever others have appended since."""
     note: Noted | None = None
     """A checkpoint over entries committed before this batch, to be stored with it."""
 
@@ -86,6 +88,16 @@ class Session(Protocol):
     def is_storage_failure(self, error: Exception) -> bool:
         """Whether an error raised inside a job means that the database, not the job, failed."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection itself is gone, so that a new session may do better."""
+
+    def last_token(self, writer: bytes) -> bytes | None:
+        """The token of the last batch that this writer committed."""
+
+    def leaves(self, first: int, end: int) -> Sequence[bytes]:
+        """The leaf hashes of the entries first ≤ position < end. Raises `LogUnavailable` where one is missing."""
+
     def stream(self, stream: str) -> StreamHead:
         """The committed head of a stream; length 0 where it has no entries."""
 
@@ -113,6 +125,9 @@ class Database(Protocol):
 
     def read(self) -> Connection:
         """A read-only connection from a pool; close it to give it back. It sees all that is committed."""
+
+    def is_failure(self, error: Exception) -> bool:
+        """Whether an error on a read connection means that storage failed, not the statement."""
 
     def create_schema(self, metadata: MetaData) -> None:
         """Create every missing table, safely against other processes."""

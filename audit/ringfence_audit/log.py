@@ -28,6 +28,8 @@ CHECKPOINT_S = 1.0
 _URGENT = frozenset({Kind.RUN_CLOSED, Kind.VOTE, Kind.SETTLED, Kind.CONTROL, Kind.KEY})
 """A run's end and each human decision are covered by a checkpoint at once."""
 _STREAMS_KEPT = 20_000
+_CATCH_UP = 4_096
+"""Entries of other processes that are added to the tree in memory, rather than its edge being read anew."""
 _FATE_ATTEMPTS = 3
 _UNREAD = Head(-1, b"")
 
@@ -92,6 +94,7 @@ class Log:
         self._pending: Noted | None = None
         self._signed_at = ticks()
         self._is_urgent = False
+        self._writer = secrets.token_bytes(8)
 
     @property
     def has_uncovered(self) -> bool:
@@ -141,7 +144,7 @@ class Log:
                 self._discard()
                 return self._noted.note if self._noted else None
             noted = self._sign()
-            appended = Appended(self._head.size, (), (), (), Head(self._head.size, token), noted)
+            appended = Appended(self._head.size, (), (), (), Head(self._head.size, token), self._writer, noted)
             session.append(appended)
             session.commit()
         except STORAGE_ERRORS as error:
@@ -155,12 +158,22 @@ class Log:
         self._discard()
 
     def _begin(self) -> Session:
-        if self._session is None:
-            self._session = self._database.session()
-        head = self._session.begin()
+        session = self._session or self._database.session()
+        try:
+            head = session.begin()
+        except STORAGE_ERRORS:
+            is_stale = session is self._session and session.is_lost
+            session.close()
+            self._discard()
+            if not is_stale:
+                raise
+            # It broke while nobody used it: the server was restarted, or it failed over. Nothing was under way.
+            session = self._database.session()
+            head = session.begin()
+        self._session = session
         if head != self._head:
-            self._reread(self._session, head)
-        return self._session
+            self._reread(session, head)
+        return session
 
     def _reread(self, session: Session, head: Head) -> None:
         noted = session.newest_note()
@@ -169,7 +182,10 @@ class Log:
                 f"the log holds {head.size} entries and a signed checkpoint over {noted.size}: it was cut back; "
                 "restore it, nothing is written until then"
             )
-        self._edge = Edge(head.size, session.edge_rows(head.size))
+        if 0 <= head.size - self._head.size <= _CATCH_UP and self._head != _UNREAD:
+            self._edge.append(session.leaves(self._head.size, head.size))
+        else:
+            self._edge = Edge(head.size, session.edge_rows(head.size))
         self._streams.clear()
         self._head, self._noted, self._pending = head, noted, None
 
@@ -181,12 +197,12 @@ class Log:
             session.enter()
             try:
                 task.result = task.work(transaction)
+                session.leave()
             except Exception as error:  # a task's boundary: its caller gets the error, the others go on
                 if session.is_storage_failure(error) or not session.undo():
                     raise LogUnavailable(f"the database failed during a transaction: {error}") from error
                 task.error = error
             else:
-                session.leave()
                 recorded += transaction.recorded
         return recorded
 
@@ -214,7 +230,7 @@ class Log:
         edge = self._edge.copy()
         tiles = edge.append(leaves)
         after = Head(edge.size, token)
-        appended = Appended(self._head.size, bodies, tiles, list(touched.values()), after, self._pending)
+        appended = Appended(self._head.size, bodies, tiles, list(touched.values()), after, self._writer, self._pending)
         return _Batch(appended, edge, touched, is_urgent)
 
     def _committed(self, batch: _Batch) -> None:
@@ -251,7 +267,8 @@ class Log:
             except STORAGE_ERRORS:
                 continue
             try:
-                found = fresh.begin().token == token
+                fresh.begin()
+                found = fresh.last_token(self._writer) == token
             except STORAGE_ERRORS:
                 continue
             finally:

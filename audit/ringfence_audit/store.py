@@ -13,15 +13,17 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from ringfence_audit import tables
-from ringfence_audit.blobs import Blobs, FileBlobs
-from ringfence_audit.database import Database
+from ringfence_audit.blobs import Blobs, DatabaseBlobs, FileBlobs
+from ringfence_audit.database import STORAGE_ERRORS, Database
 from ringfence_audit.entries import Preparer
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.keys import Signer
 from ringfence_audit.log import Log
 from ringfence_audit.port import Transaction
+from ringfence_audit.postgres import PostgresDatabase
 from ringfence_audit.redaction import Redactor
 from ringfence_audit.sqlite import SqliteDatabase
 from ringfence_audit.writer import Writer, seal_job, write_job
@@ -66,22 +68,32 @@ class SqlStore:
         url: str,
         *,
         signer: Signer,
-        clock: Callable[[], datetime] = system_clock,
+        clock: Callable[[], datetime] | None = None,
         redactor: Redactor | None = None,
         blobs: Blobs | None = None,
     ) -> SqlStore:
         """Open `sqlite:////absolute/path` or `postgresql://…`. Raises `LogUnavailable` where it cannot be reached.
 
+        Without `clock` the time is the database server's, or this machine's where the database is a file.
+
         Without `redactor` the default patterns are redacted. Without `blobs` large bodies lie in files beside a
         SQLite file (`NAME-blobs/`), and in the database on PostgreSQL.
         """
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-            raise LogUnavailable(f"{parsed.get_backend_name()} cannot hold the log: give a sqlite file")
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise LogUnavailable("the database's address cannot be read: give postgresql://… or sqlite:///…") from error
+        kind = parsed.get_backend_name()
+        if kind == "postgresql":
+            server = PostgresDatabase(parsed, is_clock=clock is None)
+            _reach(server)
+            kept = blobs or DatabaseBlobs()
+            return cls(server, signer=signer, blobs=kept, redactor=redactor, clock=clock or system_clock)
+        if kind != "sqlite" or not parsed.database or parsed.database == ":memory:":
+            raise LogUnavailable(f"{kind} cannot hold the log: give a sqlite file, or postgresql://…")
         path = Path(parsed.database)
-        database = SqliteDatabase(path)
         files = blobs or FileBlobs(path.with_name(f"{path.name}-blobs"))
-        return cls(database, signer=signer, blobs=files, redactor=redactor, clock=clock)
+        return cls(SqliteDatabase(path), signer=signer, blobs=files, redactor=redactor, clock=clock or system_clock)
 
     def create_schema(self) -> None:
         """Create every missing table of `schema.metadata`. Safe to repeat and against other processes."""
@@ -107,8 +119,13 @@ class SqlStore:
 
     def read_now(self, work: Callable[[Connection], T]) -> T:
         """`read` for callers that are on a thread of their own: blocks until done."""
-        with self._database.read() as connection:
-            return work(connection)
+        try:
+            with self._database.read() as connection:
+                return work(connection)
+        except STORAGE_ERRORS as error:
+            if self._database.is_failure(error):
+                raise LogUnavailable(f"the database could not be read ({error})") from error
+            raise
 
     def close(self) -> None:
         """Finish what was queued and let go of the database. Safe to repeat."""
@@ -121,3 +138,12 @@ class SqlStore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _reach(database: Database) -> None:
+    """Say at once, not at the first write, that the server cannot be reached."""
+    try:
+        database.read().close()
+    except STORAGE_ERRORS as error:
+        database.close()
+        raise LogUnavailable(f"the database cannot be reached: {error}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, String, Table, Text
 
+from ringfence_audit import records as records  # the tables beside the evidence belong to the same schema
 from ringfence_audit.schema import metadata
 
 entries = Table(
@@ -42,7 +43,17 @@ heads = Table(
     Column("size", BigInteger, nullable=False),
     Column("token", LargeBinary, nullable=False),
 )
-"""One row. `token` is new in every committed batch, so that a batch whose commit was cut off can be recognised."""
+"""One row. `token` is new in every committed batch, so that a writer sees whether another one appended."""
+
+writers = Table(
+    "audit_writers",
+    metadata,
+    Column("writer", LargeBinary, primary_key=True),
+    Column("token", LargeBinary, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The token of each writer's last batch, so that a batch whose commit was cut off can be looked up. No evidence."""
 
 checkpoints = Table(
     "audit_checkpoints",

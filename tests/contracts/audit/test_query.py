@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -34,8 +33,8 @@ def _call(number: int) -> Event:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqlStore]:
-    with SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=Signer.generate("test.example/log")) as store:
+def store(database_url: str) -> Iterator[SqlStore]:
+    with SqlStore.open(database_url, signer=Signer.generate("test.example/log")) as store:
         store.create_schema()
 
         def fill(tx: Transaction) -> None:

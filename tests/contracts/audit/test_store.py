@@ -1,10 +1,9 @@
-"""What `port.Store` promises, held by every store. More backends join by the `store` fixture."""
+"""What `port.Store` promises, held by every store: on each kind of database that `database_url` gives."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import orjson
 import pytest
@@ -24,13 +23,8 @@ ROWS = Table("test_rows", _METADATA, Column("name", String(80), primary_key=True
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/log.db"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[SqlStore]:
-    with SqlStore.open(url, signer=Signer.generate("test.example/log")) as store:
+def store(database_url: str) -> Iterator[SqlStore]:
+    with SqlStore.open(database_url, signer=Signer.generate("test.example/log")) as store:
         store.create_schema()
         asyncio.run(store.write(lambda tx: _METADATA.create_all(tx.connection)))
         yield store
@@ -123,8 +117,8 @@ async def test_entries_of_a_run_are_chained_in_commit_order(store: SqlStore) -> 
     assert {name: n for name, (n, _) in heads.items()} == {"a": 50, "b": 50, "c": 50}
 
 
-async def test_two_stores_on_one_database_extend_one_log(store: SqlStore, url: str) -> None:
-    with SqlStore.open(url, signer=store.signer) as other:
+async def test_two_stores_on_one_database_extend_one_log(store: SqlStore, database_url: str) -> None:
+    with SqlStore.open(database_url, signer=store.signer) as other:
         for n in range(30):
             await asyncio.gather(put(store, f"s{n}"), put(other, f"o{n}"), put(other, f"p{n}", "r2"))
     await put(store, "last")
