@@ -84,6 +84,7 @@ def claim(tx: Transaction, run: RunId, worker: str, *, lease_s: int, is_forced: 
             worker=worker,
             lease_until=now + lease_s * 1_000_000,
             fence=runs.c.fence + 1,
+            moved_at=now,
             started_at=func.coalesce(runs.c.started_at, now),
         )
     ).rowcount
@@ -166,6 +167,7 @@ def park(
             lease_until=0,
             request="" if record.request == Request.PAUSE else record.request,
             failures=failures,
+            moved_at=micros(tx.now),
             active_ms=runs.c.active_ms + active_ms,
         )
     )

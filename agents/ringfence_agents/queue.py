@@ -1,13 +1,14 @@
 """The queue: which run a worker takes next, and why another still waits.
 
 Fair: among what is ready, the highest priority first, then the team and profile with the fewest runs in hand, then
-the oldest. Limits per team, per profile and in all are judged inside the claiming transaction, over every worker.
+the oldest. Limits per team, per profile and in all are judged inside the claiming transaction, over every worker. A
+team that queues ten thousand runs never hides the one of another: each team and profile has a line of its own.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select, update
@@ -20,8 +21,10 @@ from ringfence_tools.clock import micros
 from ringfence_tools.ledger import CallState
 from ringfence_tools.schema import calls, escalations
 
-LOOK_AHEAD = 500
-"""How many ready runs are looked at to find one whose limits have room."""
+LINE_LIMIT = 2_000
+"""How many ready runs of one team and profile are looked at to tell where a run stands."""
+CLAIMING = 0x52494E47
+"""The key of PostgreSQL's lock under which runs are chosen, one worker after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +55,20 @@ class Place:
     held_by: str
 
 
-def ready(connection: Connection, now_us: int, *, limit: int = LOOK_AHEAD) -> tuple[Ready, ...]:
-    """What wants a worker: queued, left by a dead worker, or parked until a time that has come."""
+def ready(connection: Connection, now_us: int, *, each: int = LINE_LIMIT) -> tuple[Ready, ...]:
+    """What wants a worker: queued, left by a dead worker, or parked until a time that has come.
+
+    The first `each` of every team and profile, by priority and age.
+    """
     is_left = and_(runs.c.state == RunState.RUNNING.value, runs.c.lease_until <= now_us)
     is_due = and_(
         runs.c.state == RunState.PARKED.value, runs.c.waits_for != WaitsFor.PAUSE.value, runs.c.wake_at <= now_us
     )
-    columns = (runs.c.id, runs.c.team, runs.c.profile, runs.c.priority, runs.c.created_at)
-    query = (
-        select(*columns)
-        .where(or_(runs.c.state == RunState.QUEUED.value, is_left, is_due))
-        .order_by(runs.c.priority.desc(), runs.c.created_at, runs.c.id)
-        .limit(limit)
-    )
+    order = (runs.c.priority.desc(), runs.c.created_at, runs.c.id)
+    place = func.row_number().over(partition_by=(runs.c.team, runs.c.profile), order_by=order).label("place")
+    columns = (runs.c.id, runs.c.team, runs.c.profile, runs.c.priority, runs.c.created_at, place)
+    wanting = select(*columns).where(or_(runs.c.state == RunState.QUEUED.value, is_left, is_due)).subquery()
+    query = select(wanting).where(wanting.c.place <= each)
     return tuple(
         Ready(RunId(row.id), row.team, row.profile, row.priority, row.created_at) for row in connection.execute(query)
     )
@@ -110,31 +114,50 @@ def held_by(candidate: Ready, hand: InHand, limits: QueueLimits) -> str:
     return ""
 
 
-def ordered(candidates: Iterable[Ready], hand: InHand) -> list[Ready]:
-    """The order in which ready runs are taken. Pure."""
-    return sorted(
-        candidates,
-        key=lambda one: (-one.priority, hand.teams[one.team], hand.profiles[one.profile], one.created_at, one.run),
-    )
+def line(candidates: Iterable[Ready], hand: InHand) -> Iterator[Ready]:
+    """Ready runs in the order in which they would be taken, each counted as in hand from then on. Pure."""
+    lines: dict[tuple[str, str], deque[Ready]] = {}
+    for one in sorted(candidates, key=lambda one: (-one.priority, one.created_at, one.run)):
+        lines.setdefault((one.team, one.profile), deque()).append(one)
+    teams, profiles = Counter(hand.teams), Counter(hand.profiles)
+    while lines:
+        key = min(lines, key=lambda key: _rank(lines[key][0], teams, profiles))
+        one = lines[key].popleft()
+        if not lines[key]:
+            del lines[key]
+        teams[one.team] += 1
+        profiles[one.profile] += 1
+        yield one
+
+
+def _rank(one: Ready, teams: Counter[str], profiles: Counter[str]) -> tuple[int, int, int, int, str]:
+    return (-one.priority, teams[one.team], profiles[one.profile], one.created_at, one.run)
 
 
 def next_run(connection: Connection, now_us: int, limits: QueueLimits) -> RunId | None:
     """The run to be claimed now; None where none is ready or none has room."""
-    candidates = ready(connection, now_us)
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(CLAIMING)))
+    candidates = ready(connection, now_us, each=1)
     if not candidates:
         return None
     hand = in_hand(connection, now_us)
-    return next((one.run for one in ordered(candidates, hand) if not held_by(one, hand, limits)), None)
+    ranked = sorted(candidates, key=lambda one: _rank(one, hand.teams, hand.profiles))
+    return next((one.run for one in ranked if not held_by(one, hand, limits)), None)
+
+
+def places(connection: Connection, now_us: int, limits: QueueLimits) -> dict[RunId, Place]:
+    """Where every ready run stands in the queue."""
+    hand = in_hand(connection, now_us)
+    return {
+        one.run: Place(ahead, held_by(one, hand, limits))
+        for ahead, one in enumerate(line(ready(connection, now_us), hand))
+    }
 
 
 def place(connection: Connection, run: RunId, now_us: int, limits: QueueLimits) -> Place | None:
     """Where a ready run stands in the queue; None where it is not ready."""
-    hand = in_hand(connection, now_us)
-    line = ordered(ready(connection, now_us), hand)
-    for ahead, one in enumerate(line):
-        if one.run == run:
-            return Place(ahead, held_by(one, hand, limits))
-    return None
+    return places(connection, now_us, limits).get(run)
 
 
 _DECIDED = (

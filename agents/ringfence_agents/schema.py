@@ -58,6 +58,7 @@ runs = Table(
     Column("requested_by", Text, nullable=False, default=""),
     Column("request_reason", Text, nullable=False, default=""),
     Column("failures", Integer, nullable=False, default=0),
+    Column("moved_at", BigInteger, nullable=False, default=0, server_default="0"),
     Column("active_ms", BigInteger, nullable=False, default=0),
     Column("wall_cap_ms", BigInteger),
     Column("input_tokens", BigInteger, nullable=False, default=0),
@@ -102,3 +103,14 @@ Index(
     sqlite_where=text("delivered_seq IS NULL"),
     postgresql_where=text("delivered_seq IS NULL"),
 )
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("started_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("at_once", Integer, nullable=False),
+    Column("driving", Integer, nullable=False),
+)
+"""Which workers there are, for people who ask why a run waits. Never a ground for moving a run: leases are."""

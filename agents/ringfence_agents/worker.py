@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from ringfence_agents.errors import AgentsError
+from ringfence_agents.errors import AgentsError, RunHeld
 from ringfence_agents.leases import claim
 from ringfence_agents.queue import QueueLimits, next_run, wake_decided
+from ringfence_agents.roster import sign_in, sign_out
 from ringfence_agents.runner import Runner
 from ringfence_agents.runs import RunRecord
 from ringfence_agents.switch import Stop, StopKind
@@ -72,7 +73,7 @@ class Worker:
                 self._news.clear()
                 try:
                     if sweep_in_s <= 0:
-                        await self._store.write(wake_decided)
+                        await self._store.write(self._sweep)
                         sweep_in_s = self._pace.sweep_s
                     await self._take(group)
                 except LogUnavailable:
@@ -81,6 +82,14 @@ class Worker:
                 await self._rest()
                 sweep_in_s -= self._pace.look_s
             await self._wait_for_drained()
+        try:
+            await self._store.write(lambda tx: sign_out(tx, self._runner.worker))
+        except LogUnavailable:
+            return  # the roster forgets it by itself
+
+    def _sweep(self, tx: Transaction) -> None:
+        wake_decided(tx)
+        sign_in(tx, self._runner.worker, at_once=self._pace.at_once, driving=len(self._driving))
 
     async def _rest(self) -> None:
         if self._draining:
@@ -102,7 +111,10 @@ class Worker:
     async def _take(self, group: asyncio.TaskGroup) -> None:
         """Start driving whatever is ready and has room."""
         while len(self._driving) < self._pace.at_once and not self._draining:
-            record = await self._store.write(self._claim)
+            try:
+                record = await self._store.write(self._claim)
+            except RunHeld:
+                continue  # another worker was first
             if record is None:
                 return
             task = group.create_task(self._drive(record))

@@ -107,6 +107,12 @@ def _detach(session: Session, run: RunId) -> None:
         subprocess.Popen(
             [sys.executable, "-m", "ringfence", "runs", "resume", run, "--json"],
             stdin=subprocess.DEVNULL,
+    from ringfence.session import now_us
+    from ringfence_agents.roster import present
+
+    if session.read(lambda connection: present(connection, now_us())):
+        session.output.line(("It is in the queue and a worker is there; ringfence runs list shows it.", "good"))
+        return
             stdout=output,
             stderr=output,
             start_new_session=True,

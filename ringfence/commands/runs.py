@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ringfence.render import Span, Style
     from ringfence_agents.runs import RunRecord, RunState
+    from ringfence_agents.standing import Standing
     from ringfence_audit.events import JsonValue
     from ringfence_audit.port import Transaction
 
@@ -23,23 +24,28 @@ group = typer.Typer(no_args_is_help=True, help="List, watch, message, pause or r
 @group.command("list")
 def list_(
     state: Annotated[str, typer.Option(help="Only runs in these states, such as parked,running.")] = "",
+    team: Annotated[str, typer.Option(help="Only runs of this team.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
     is_json: Json = False,
 ) -> None:
-    """Show the latest runs, newest first."""
-    from ringfence.session import open_session
+    """Show the latest runs, newest first, and why each stands where it stands."""
+    from ringfence.session import now_us, open_session
+    from ringfence.workplan import read_plan
     from ringfence_agents.runs import list_runs
+    from ringfence_agents.standing import standings
 
     with open_session(is_json=is_json) as session:
         states = _states(state)
-        found = session.read(lambda connection: list_runs(connection, states=states, limit=limit))
+        limits = read_plan(session.settings.config).limits
+        found = session.read(lambda connection: list_runs(connection, states=states, team=team, limit=limit))
+        why = session.read(lambda connection: standings(connection, found, now_us(), limits))
         for run in found:
-            session.output.record(summary_json(run))
+            session.output.record({**summary_json(run), **_standing_json(why[run.id])})
         if not found:
-            session.output.line("No run is in these states." if state else "No run yet.")
+            session.output.line("No run is in these states." if state or team else "No run yet.")
             return
-        columns = ("RUN", "STATE", "AGE", "TURNS", "COST", "TASK")
-        session.output.table(columns, [_row(run) for run in found])
+        columns = ("RUN", "STATE", "AGE", "TURNS", "COST", "TASK AND WHY")
+        session.output.table(columns, [_row(run, why[run.id]) for run in found])
 
 
 @group.command()
@@ -108,7 +114,7 @@ def _states(text: str) -> tuple[RunState, ...]:
     return tuple(known[word] for word in wanted)
 
 
-def _row(run: RunRecord) -> list[Span]:
+def _row(run: RunRecord, standing: Standing) -> list[Span]:
     from ringfence.render import money, span_of_time
     from ringfence.session import now_us
     from ringfence_tools.clock import micros
@@ -121,8 +127,12 @@ def _row(run: RunRecord) -> list[Span]:
         age,
         str(run.turn),
         money(run.cost_micro_usd),
-        run.task_text[:200],
+        f"{run.task_text[:200]} — {standing.why[:300]}" if standing.why else run.task_text[:200],
     ]
+
+
+def _standing_json(standing: Standing) -> dict[str, JsonValue]:
+    return {"why": standing.why, "ahead": standing.ahead, "is_stuck": standing.is_stuck}
 
 
 def style_of(state: RunState) -> Style:

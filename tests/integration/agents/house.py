@@ -134,7 +134,13 @@ class House:
         return cls(store, clock, folder, policy=FakePolicy(effects or {}))
 
     async def open(
-        self, run: RunId = RUN, *, setup: tuple[str, ...] = (), caps: Mapping[Unit, int] | None = None
+        self,
+        run: RunId = RUN,
+        *,
+        setup: tuple[str, ...] = (),
+        caps: Mapping[Unit, int] | None = None,
+        team: str = "",
+        priority: int = 0,
     ) -> RunId:
         new = NewRun(
             run=run,
@@ -149,6 +155,8 @@ class House:
             model="scripted",
             base_commit="0" * 40,
             system_prompt="You are careful.",
+            team=team,
+            priority=priority,
             setup=setup,
             caps=caps or {},
         )
@@ -178,6 +186,10 @@ class House:
 
     async def record(self, run: RunId = RUN) -> RunRecord:
         return await self.store.read(lambda connection: load(connection, run))
+
+    async def tick(self) -> None:
+        """One turn through the store and the loop: what a test awaits while others work."""
+        await self.store.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
 
     def commands(self) -> list[str]:
         """What really ran, counted by the sandboxes themselves, also by those that are gone."""

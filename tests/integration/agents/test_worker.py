@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from ringfence_agents import control
+from ringfence_agents.leases import claim
 from ringfence_agents.model import Answer, ModelRequest, OnDelta
 from ringfence_agents.ports import Limits
-from ringfence_agents.queue import QueueLimits, place, wake_decided
+from ringfence_agents.queue import QueueLimits, next_run, place, wake_decided
+from ringfence_agents.roster import SEEN_WITHIN_S, present, sign_in
 from ringfence_agents.runs import RunState
+from ringfence_agents.standing import STUCK_AFTER_S, Standing, standings
 from ringfence_agents.worker import Pace, Worker
 from ringfence_audit.port import Transaction
 from ringfence_tools import escalations, review
@@ -134,3 +137,91 @@ async def test_many_runs_at_once_all_end(house: House) -> None:
         await until(house, runs, {RunState.FINISHED})
         worker.drain()
     assert len(house.commands()) == 20
+
+
+async def test_a_team_that_queues_many_does_not_hide_the_run_of_another(house: House) -> None:
+    for n in range(30):
+        await house.open(RunId(f"a{n:02}"), team="a")
+    house.clock.pass_s(60)
+    lone = await house.open(RunId("b0"), team="b")
+    await house.store.write(lambda tx: claim(tx, RunId("a00"), "w0", lease_s=30))
+    limits = QueueLimits()
+    chosen = await house.store.write(lambda tx: next_run(tx.connection, micros(tx.now), limits))
+    assert chosen == lone
+    await house.store.write(lambda tx: claim(tx, lone, "w0", lease_s=30))
+    where = await house.store.write(lambda tx: place(tx.connection, RunId("a05"), micros(tx.now), limits))
+    assert where is not None
+    assert where.ahead == 4
+
+
+async def test_a_team_at_its_limit_is_passed_over(house: House) -> None:
+    for n in range(2):
+        await house.open(RunId(f"a{n}"), team="a")
+    house.clock.pass_s(1)
+    other = await house.open(RunId("b0"), team="b")
+    await house.store.write(lambda tx: claim(tx, RunId("a0"), "w0", lease_s=30))
+    limits = QueueLimits(teams={"a": 1})
+    assert await house.store.write(lambda tx: next_run(tx.connection, micros(tx.now), limits)) == other
+
+
+# -- why a run stands where it stands ----------------------------------------------------------------------------------
+
+
+async def why(house: House, run: RunId = RUN, limits: QueueLimits | None = None) -> Standing:
+    record = await house.record(run)
+    now_us = micros(house.clock())
+    found = await house.store.read(lambda c: standings(c, (record,), now_us, limits or QueueLimits()))
+    return found[run]
+
+
+async def test_a_queued_run_says_that_no_worker_is_there(house: House) -> None:
+    await house.open()
+    standing = await why(house)
+    assert standing.is_stuck
+    assert "no worker is there" in standing.why
+
+
+async def test_a_queued_run_says_what_holds_it_back_and_how_many_are_ahead(house: House) -> None:
+    await house.open(RunId("r0"))
+    house.clock.pass_s(1)
+    await house.open()
+    await house.store.write(lambda tx: sign_in(tx, "w0", at_once=5, driving=0))
+    assert await why(house) == Standing("1 ahead", 1)
+    assert (await why(house, limits=QueueLimits(in_all=0))).why == "0 of 0 runs are going on; 1 ahead"
+    house.clock.pass_s(SEEN_WITHIN_S + 1)
+    assert "no worker is there" in (await why(house)).why
+
+
+async def test_a_run_whose_worker_died_says_so(house: House) -> None:
+    await house.open()
+    await house.store.write(lambda tx: claim(tx, RUN, "w0", lease_s=30))
+    assert (await why(house)).why == "begins, 0 s since its last step, by w0"
+    house.clock.pass_s(31)
+    assert "its worker w0 is gone" in (await why(house)).why
+
+
+async def test_a_run_that_a_worker_holds_without_a_step_is_called_stuck(house: House) -> None:
+    await house.open()
+    await house.store.write(lambda tx: claim(tx, RUN, "w0", lease_s=2 * STUCK_AFTER_S))
+    assert not (await why(house)).is_stuck
+    house.clock.pass_s(STUCK_AFTER_S)
+    standing = await why(house)
+    assert standing.is_stuck
+    assert "runs pause r1" in standing.why
+
+
+async def test_a_parked_run_says_for_which_card_it_waits(house: House) -> None:
+    await house.open()
+    await house.runner(ScriptedModel([says("", call("shell", {"command": CURL}))])).drive(RUN)
+    assert (await why(house)).why == "waits for E-1"
+
+
+async def test_a_worker_signs_in_and_out(house: House) -> None:
+    worker = Worker(house.store, house.runner(ScriptedModel([finishes()])), pace=PACE)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.run())
+        async with asyncio.timeout(20):
+            while not await house.store.read(lambda c: present(c, micros(house.clock()))):
+                await asyncio.wait({asyncio.create_task(house.tick())}, timeout=1)
+        worker.drain()
+    assert await house.store.read(lambda c: present(c, micros(house.clock()))) == ()
