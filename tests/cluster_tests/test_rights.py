@@ -1,0 +1,124 @@
+"""The orchestrator's rights: the check that guards its start finds what is broken, and a run works with these alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from ringfence_sandbox.contract import CallId, ClusterRule, Exec, Limits, SandboxId, SandboxSpec
+from ringfence_sandbox.errors import IsolationUnavailable
+from ringfence_sandbox.kubernetes import kinds, names, rights_check
+from ringfence_sandbox.kubernetes.backend import KubernetesBackend
+from ringfence_sandbox.kubernetes.credentials import ControlKey
+from ringfence_sandbox.kubernetes.rights_check import Accident
+from ringfence_sandbox.kubernetes.settings import ClusterSettings
+from tests.cluster_tests.chart import Installed, installed_rights, until, until_enforced
+from tests.cluster_tests.node import Cluster
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: Cluster) -> Iterator[Installed]:
+    with installed_rights(cluster, "rights") as found:
+        yield found
+
+
+async def until_broken(installed: Installed) -> str:
+    """The check's message, as soon as the change has reached the API server's own view of its policies."""
+    said: list[str] = []
+
+    async def is_broken() -> bool:
+        try:
+            await rights_check.must_hold(api, installed.who, now=datetime.now(UTC))
+        except IsolationUnavailable as error:
+            said.append(str(error))
+        return bool(said)
+
+    async with installed.orchestrator() as api:
+        await until(is_broken)
+    return said[0]
+
+
+async def test_a_policy_with_a_wrong_name_in_it_keeps_the_orchestrator_from_starting(installed: Installed) -> None:
+    account = f"{installed.namespace}:{installed.who.account}"
+    wrong = installed.manifest.replace(f"'system:serviceaccount:{account}'", f"'system:serviceaccount:{account}s'")
+    assert wrong != installed.manifest
+    try:
+        installed.kubectl("apply", "--filename", "-", stdin=wrong)
+        assert "it can relabel kube-system" in await until_broken(installed)
+    finally:
+        installed.kubectl("apply", "--filename", "-", stdin=installed.manifest)
+        await until_enforced(installed)
+
+
+async def test_a_policy_on_pods_that_is_not_bound_keeps_the_orchestrator_from_starting(installed: Installed) -> None:
+    kind = "validatingadmissionpolicybinding"
+    try:
+        installed.kubectl("delete", kind, f"{installed.name}-run-pods")
+        assert "it can start a pod from a foreign image" in await until_broken(installed)
+    finally:
+        installed.kubectl("apply", "--filename", "-", stdin=installed.manifest)
+        await until_enforced(installed)
+
+
+async def test_a_read_right_that_somebody_gave_by_accident_is_found(installed: Installed) -> None:
+    binding = f"{installed.name}-accident"
+    account = f"--serviceaccount={installed.namespace}:{installed.who.account}"
+    installed.kubectl("create", "rolebinding", binding, "--clusterrole=view", account, "--namespace=default")
+
+    async def is_seen() -> bool:
+        return Accident("default", "get /configmaps") in await rights_check.accidents(api, installed.who)
+
+    try:
+        async with installed.orchestrator() as api:
+            await until(is_seen)
+            assert {one.namespace for one in await rights_check.accidents(api, installed.who)} == {"default"}
+    finally:
+        installed.kubectl("delete", "rolebinding", binding, "--namespace=default")
+
+
+async def test_a_right_to_read_every_secret_keeps_the_orchestrator_from_starting(installed: Installed) -> None:
+    binding = f"{installed.name}-accident"
+    account = f"--serviceaccount={installed.namespace}:{installed.who.account}"
+    installed.kubectl("create", "clusterrole", binding, "--verb=list", "--resource=secrets")
+    installed.kubectl("create", "clusterrolebinding", binding, f"--clusterrole={binding}", account)
+    try:
+        assert "it can read the secrets of kube-system (and 2 more)" in await until_broken(installed)
+    finally:
+        installed.kubectl("delete", "clusterrolebinding,clusterrole", binding)
+
+
+async def test_the_charts_rights_are_enough_and_no_more(installed: Installed) -> None:
+    async def is_clean() -> bool:
+        return not await rights_check.accidents(api, installed.who)
+
+    async with installed.orchestrator() as api:
+        await until(is_clean)
+        tried = await rights_check.must_hold(api, installed.who, now=datetime.now(UTC))
+        assert len(tried) > 50
+        left = await api.list(kinds.NAMESPACE, selector=f"{names.INSTANCE}={installed.name}")
+        assert all("deletionTimestamp" in str(one) for one in left), "the check left a namespace"
+
+
+async def test_a_sandbox_lives_and_ends_under_the_orchestrators_own_rights(
+    installed: Installed, settings: ClusterSettings
+) -> None:
+    spec = SandboxSpec(
+        SandboxId(f"own-{os.urandom(4).hex()}"),
+        limits=Limits(processes=64, memory_bytes=256 << 20, disk_bytes=64 << 20),
+        cluster_rules=(ClusterRule(("",), ("pods", "pods/log"), ("get", "list", "watch")),),
+        has_egress=True,
+    )
+    async with installed.orchestrator() as api:
+        backend = KubernetesBackend(api, installed.settings(settings), ControlKey(b"o" * 32))
+        try:
+            sandbox = await backend.create(spec)
+            outcome = await sandbox.perform(Exec(CallId("r/1/1/n"), 1, ("/bin/sh", "-c", "echo inside"), timeout_s=20))
+            assert (outcome.exit_code, outcome.head) == (0, b"inside\n")
+        finally:
+            await backend.destroy(spec.id)
+        assert await backend.sweep(frozenset()) == []
