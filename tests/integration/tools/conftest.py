@@ -1,10 +1,9 @@
-"""A real store on a SQLite file, with a clock that tests drive."""
+"""A real store on each kind of database in turn, with a clock that tests drive."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -32,10 +31,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[SqlStore]:
+def store(database_url: str, clock: Clock) -> Iterator[SqlStore]:
     assert schema.calls.metadata is not None
-    with SqlStore.open(
-        f"sqlite:///{tmp_path}/log.db", signer=Signer.generate("test.example/log"), clock=clock
-    ) as opened:
+    with SqlStore.open(database_url, signer=Signer.generate("test.example/log"), clock=clock) as opened:
         opened.create_schema()
         yield opened
