@@ -1,4 +1,8 @@
-"""A governed `true` (gate, Cedar, two durable entries, sandbox) against a plain subprocess, in one run."""
+"""A governed `true` (gate, Cedar, two durable entries, sandbox) against plain subprocesses, in one run.
+
+The tool runs `bash -c true` and keeps its output, so that is what it is compared with; bare `/bin/true`, which needs
+half the time to start, is printed beside it.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +52,10 @@ async def test_a_governed_true_against_a_subprocess(tmp_path: Path) -> None:
             return sandbox
 
         context = RunContext(RUN, "agent:bench", "ana", 1, lambda _: None, live, ignore)
-        plain, governed = [], []
+        bare, plain, governed = [], [], []
         for turn in range(1, ROUNDS + 1):
-            plain.append(_timed(lambda: subprocess.run(["/bin/true"], check=True)))
+            bare.append(_timed(lambda: subprocess.run(["/bin/true"], check=True)))
+            plain.append(_timed(lambda: subprocess.run(["bash", "-c", "true"], check=True, capture_output=True)))
             proposal = Proposal("c", "shell", json.dumps({"command": "true"}))
             rows = await store.write(
                 lambda tx, turn=turn, proposal=proposal: ledger.propose(  # type: ignore[misc]  # bound per round
@@ -64,8 +69,9 @@ async def test_a_governed_true_against_a_subprocess(tmp_path: Path) -> None:
             assert step.result.status is ResultStatus.OK
         await backend.destroy(SandboxId("bench-1"))
     await backend.close()
-    ratio = statistics.median(governed) / statistics.median(plain)
-    print(f"\nplain p50 {_ms(plain)}  governed `true` p50 {_ms(governed)}  ratio {ratio:.2f} (reach: <= 3)")
+    print(f"\ngoverned `true` p50 {_ms(governed)} (reach: <= 3 times a plain subprocess)")
+    for name, plainly in (("bash -c true", plain), ("/bin/true", bare)):
+        print(f"  {statistics.median(governed) / statistics.median(plainly):.2f} times `{name}` ({_ms(plainly)})")
 
 
 @pytest.mark.bench

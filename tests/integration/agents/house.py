@@ -28,6 +28,7 @@ from ringfence_tools.budget import Unit
 from ringfence_tools.builtin.toolset import builtin_toolbox
 from ringfence_tools.calls import Effect, RunId
 from ringfence_tools.gate import Gate
+from ringfence_tools.gate_context import Decider
 from ringfence_tools.people import Person
 from ringfence_tools.progress import Progress, ProgressEvent
 from ringfence_tools.toolbox import Toolbox
@@ -114,7 +115,7 @@ class House:
     clock: Clock
     folder: Path
     backend: CountingBackend = field(default_factory=CountingBackend)
-    policy: FakePolicy = field(default_factory=FakePolicy)
+    policy: Decider = field(default_factory=FakePolicy)
     toolbox: Toolbox = field(default_factory=builtin_toolbox)
     seen: list[ProgressEvent] = field(default_factory=list)
 

@@ -23,6 +23,7 @@ from ringfence_tools.budget import Unit, run_scope, usage
 from ringfence_tools.calls import Effect, EscalationId, RunId
 from ringfence_tools.errors import LeaseLost
 from tests.fakes.model import ScriptedModel, call, finishes, says
+from tests.fakes.policy import FakePolicy
 from tests.integration.agents.house import ANA, RUN, House
 
 LS = call("shell", {"command": "ls"})
@@ -125,7 +126,7 @@ async def test_a_paused_run_goes_on_only_when_a_person_says_so(house: House) -> 
 
 
 async def test_a_setup_that_fails_ends_the_run_before_the_model_is_asked(house: House) -> None:
-    house.policy.effects = {"make evil": Effect.FORBID}
+    house.policy = FakePolicy({"make evil": Effect.FORBID})
     await house.open(setup=("make evil",))
     model = ScriptedModel([finishes()])
     assert await house.runner(model).drive(RUN) is RunState.FAILED
