@@ -1,43 +1,55 @@
-"""A run's story as a file: the signed checkpoint, then each entry's exact bytes with its path to the root of that.
+"""An answer taken away as evidence: recorded in the log, sealed by a checkpoint, written with its proofs.
 
-One JSON object a line. The first is `{"checkpoint": NOTE}` (C2SP signed note). Every other is `{"position", "entry":
-base64 of the exact bytes, "proof": [hex]}`; leaf and path hash as in RFC 6962 to the root that the note signs.
+The form of the file is `ringfence_audit.export`'s; `ringfence-verify` checks it anywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Connection
 
-from ringfence.errors import Unavailable
-from ringfence_audit.notes import parse_checkpoint, parse_note
-from ringfence_audit.query import raw_of, story
+from ringfence.errors import Mistake, Unavailable
+from ringfence_audit import export
+from ringfence_audit.errors import EntryNotFound
+from ringfence_audit.query import Filter
 from ringfence_audit.store import SqlStore
-from ringfence_audit.tree import TreeReader
 
 
-def export_run(store: SqlStore, run: str) -> list[bytes]:
-    """The lines, newest checkpoint first. Signs a checkpoint, so that every entry is covered by one."""
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: entries of the answer, and the signed checkpoint they are proved to."""
+
+    path: Path
+    entries: int
+    checkpoint: str
+
+
+def export_answer(store: SqlStore, wanted: Filter, out: Path, *, actor: str, since: Sequence[str] = ()) -> Exported:
+    """Write the answer to `out`, which must not exist, and appears whole or not at all. Raises `Mistake`."""
+    if out.exists():
+        raise Mistake(f"{out} exists already", fix="Name a file that does not exist")
+    try:
+        settled = store.read_now(lambda connection: export.answer(connection, wanted))
+    except EntryNotFound as error:
+        raise Mistake("the log holds nothing like that", fix="Try the question with `ringfence audit query`") from error
+    asyncio.run(store.write(lambda tx: tx.record(export.statement(settled, actor))))
     note = asyncio.run(store.checkpoint())
     if note is None:
-        raise Unavailable("the log is empty", fix="Start a run first")
-    size = parse_checkpoint(parse_note(note).text).size
+        raise Unavailable("the log has no checkpoint", fix="Run `ringfence audit verify`")
+    part = out.with_name(f".{out.name}.{os.getpid()}")
 
-    def work(connection: Connection) -> list[bytes]:
-        tree = TreeReader(connection)
-        lines = [_line({"checkpoint": note})]
-        for entry in story(connection, run):
-            if entry.position < size:
-                proof = [step.hex() for step in tree.inclusion(entry.position, size)]
-                raw = base64.b64encode(raw_of(connection, entry.position)).decode()
-                lines.append(_line({"position": entry.position, "entry": raw, "proof": proof}))
-        return lines
+    def write(connection: Connection) -> None:
+        with part.open("xb") as file:
+            file.writelines(export.lines(connection, settled, note, blobs=store.blobs, since=since))
 
-    return store.read_now(work)
-
-
-def _line(value: dict[str, object]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    try:
+        store.read_now(write)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return Exported(out, len(settled.positions), note)

@@ -88,7 +88,9 @@ def _facts(entry: Entry) -> Iterator[Fact]:
             yield Fact("agent", principal)
         elif principal.startswith("person:"):
             yield Fact("person", principal)
-    yield from _of(data, ("tool", "tool"), ("profile", "profile"), ("digest", "digest"), ("grant", "grant"))
+    yield from _of(data, ("tool", "tool"), ("task", "task"), ("profile", "profile"), ("digest", "digest"))
+    yield from _of(_mapping(data.get("profile")), ("name", "profile"))
+    yield from _of(data, ("grant", "grant"))
     yield from _of(data, ("escalation", "escalation"), ("status", "outcome"), ("state", "outcome"), ("verdict", "vote"))
     yield from (Fact("grant", _word(grant)) for grant in _list(data.get("grants")))
     yield from (Fact("approver", _word(person)) for person in _list(data.get("approvers")))

@@ -34,6 +34,19 @@ _DASH = "— "
 _LOG, _WITNESS = b"\x01", b"\x04"
 _PROOF_MAGIC = "c2sp.org/tlog-proof@v1"
 
+_SHAPES = {
+    "export": "type format query checkpoint",
+    "key": "type index entry proof checkpoint consistency",
+    "consistency": "type checkpoint proof",
+    "entry": "type index entry proof",
+    "statement": "type index entry proof",
+    "body": "type sha256 body",
+    "end": "type lines",
+}
+"""The kinds of line in the order in which they stand, and their fields; a dropped entry has `leaf` for `entry`."""
+
+_FORM = ({"event", "stream"}, {"actor", "call", "data", "kind", "on_behalf_of"}, {"id", "n", "previous", "time"})
+
 Json: TypeAlias = "str | int | bool | None | list[Json] | dict[str, Json]"
 
 
@@ -90,13 +103,13 @@ class Key:
 def parse_key(text: str) -> Key:
     """Read `name+hash+base64`. Raises `NotProved`."""
     parts = text.strip().split("+", 2)
-    if len(parts) != 3 or not parts[0]:
+    if len(parts) != 3:
         raise NotProved("a public key has the form name+hash+base64")
     body = _base64(parts[2], "the public key")
     key = Key(parts[0], body[:1], body[1:])
-    if key.kind not in (_LOG, _WITNESS) or len(key.raw) != 32:
+    if key.kind not in (_LOG, _WITNESS) or len(key.raw) != 32 or not _utf8(key.name, "the public key"):
         raise NotProved("the public key is not Ed25519")
-    if _utf8(key.name, "the public key") and key.hash.hex() != parts[1]:
+    if key.hash.hex() != parts[1]:
         raise NotProved("the public key does not match its own hash: it was copied wrongly or changed")
     return key
 
@@ -242,10 +255,6 @@ class Entry:
     previous: str | None = None
     data: Mapping[str, Json] = field(default_factory=dict)
 
-    @property
-    def is_pruned(self) -> bool:
-        return self.n < 0
-
 
 def _read_entry(line: Mapping[str, Json], checkpoint: Checkpoint) -> Entry:
     """The entry of a line, proved to lie in the checkpoint's tree. Raises `NotProved`."""
@@ -262,21 +271,12 @@ def _read_entry(line: Mapping[str, Json], checkpoint: Checkpoint) -> Entry:
 
 def _parse_entry(index: int, leaf: bytes, raw: bytes) -> Entry:
     body = _loads(raw, f"entry {index}")
-    if _canonical(body) != raw:
-        raise NotProved(f"entry {index}: its bytes are not in canonical form")
     event, stream = body.get("event"), body.get("stream")
-    if set(body) != {"event", "stream"} or not isinstance(event, dict) or not isinstance(stream, dict):
-        raise NotProved(f"entry {index}: it does not have the form of an entry")
-    if set(event) != {"actor", "call", "data", "kind", "on_behalf_of"} or set(stream) != {
-        "id",
-        "n",
-        "previous",
-        "time",
-    }:
+    if not isinstance(event, dict) or not isinstance(stream, dict) or (set(body), set(event), set(stream)) != _FORM:
         raise NotProved(f"entry {index}: it does not have the form of an entry")
     data, previous = event["data"], stream["previous"]
-    if not isinstance(data, dict) or not (previous is None or isinstance(previous, str)):
-        raise NotProved(f"entry {index}: it does not have the form of an entry")
+    if not isinstance(data, dict) or not isinstance(previous, str | None) or _compact(body, is_sorted=True) != raw:
+        raise NotProved(f"entry {index}: it does not have the canonical form of an entry")
     kind, call, run = (_text(event, "kind"), _text(event, "call"), _text(stream, "id"))
     return Entry(index, leaf, kind, call, run, _index(stream, "n"), previous, data)
 
@@ -296,109 +296,129 @@ class _Export:
 
     def __init__(self, keys: Sequence[Key], anchors: Sequence[str]) -> None:
         self._trusted = [key for key in keys if key.kind == _LOG]
-        self._anchors = [parse_checkpoint(note) for note in anchors]
-        self._anchored = 0
-        self._head: Mapping[str, Json] | None = None
-        self._consistency: dict[int, list[bytes]] = {}
+        self._anchors = anchors
+        self._rank, self._lines, self._is_whole = -1, 0, False
+        self._checkpoint: Checkpoint | None = None
+        self._query: Mapping[str, Json] = {}
+        self._compared: dict[int, bytes] = {}
         self._answer = sha256()
-        self._last: Entry | None = None
+        self._last = -1
         self._statement: Entry | None = None
-        self._expected: set[str] = set()
-        self._bodies: set[str] = set()
+        self._absent: set[str] = set()
         self._pending: dict[str, None] = {}
-        self.count = 0
-        self.pruned = 0
-        self._chain: list[bytes] = []
-        self._closed_at = -1
+        self._length, self._leaf = 0, b""
+        self._is_closed = False
+        self.count = self.pruned = 0
 
     @property
     def checkpoint(self) -> Checkpoint:
-        if self._head is None:
+        if self._checkpoint is None:
             raise NotProved("the first line is not an export's head")
         return self._checkpoint
 
     def take(self, line: Mapping[str, Json]) -> None:
         kind = line.get("type")
-        if self._head is None:
-            self._open(line)
-        elif kind == "key":
-            self._learn_key(line)
-        elif kind == "consistency":
-            size, path = _parse_path(_text(line, "proof"), "old ")
-            self._consistency[size] = path
-        elif kind == "entry":
-            self._take_entry(_read_entry(line, self.checkpoint))
-        elif kind == "statement" and self._statement is None:
-            self._statement = _read_entry(line, self.checkpoint)
-        elif kind == "body":
-            body = _base64(_text(line, "body"), "a body")
-            self._bodies.add(sha256(body).hexdigest())
-        else:
-            raise NotProved(f"a line is of no known kind: {ascii(kind)[:40]}")
+        if not isinstance(kind, str) or kind not in _SHAPES or " ".join(line).replace("leaf", "entry") != _SHAPES[kind]:
+            raise NotProved("a line is of no known kind, or has other fields than its kind")
+        rank = list(_SHAPES).index(kind)
+        if rank < self._rank or (rank == self._rank and kind in ("export", "statement", "end")):
+            raise NotProved(f"a line {kind!r} stands where none belongs")
+        self._rank = rank
+        self._lines += 1
+        match kind:
+            case "export":
+                self._open(line)
+            case "key":
+                self._learn_key(line)
+            case "consistency":
+                self._compare(line)
+            case "entry":
+                self._take_entry(_read_entry(line, self.checkpoint))
+            case "statement":
+                self._statement = _read_entry(line, self.checkpoint)
+            case "body":
+                self._take_body(line)
+            case _:
+                self._is_whole = _index(line, "lines") == self._lines
 
     def _open(self, line: Mapping[str, Json]) -> None:
-        if line.get("type") != "export" or line.get("format") != FORMAT:
+        query = line["query"]
+        if line["format"] != FORMAT or not isinstance(query, dict):
             raise NotProved(f"the first line is not the head of a {FORMAT}")
-        query = line.get("query")
-        if not isinstance(query, dict):
-            raise NotProved("the head names no question")
         self._checkpoint = parse_checkpoint(_text(line, "checkpoint"))
         self._query = query
-        self._head = line
+
+    def _compare(self, line: Mapping[str, Json]) -> None:
+        """An older head that the log grew from."""
+        old = self._trusted_note(_text(line, "checkpoint"))
+        self._check_growth(old, _text(line, "proof"))
+        if old.size <= max(self._compared, default=0):
+            raise NotProved("a line 'consistency' stands where none belongs")
+        self._compared[old.size] = old.root
+
+    def _trusted_note(self, note: str) -> Checkpoint:
+        old = parse_checkpoint(note)
+        if not any(old.signed_by(key) for key in self._trusted) or old.origin != self.checkpoint.origin:
+            raise NotProved("an older checkpoint or an anchor is not signed by a key that you trust")
+        return old
+
+    def _check_growth(self, old: Checkpoint, proof: str) -> None:
+        told, path = _parse_path(proof, "old ")
+        roots = (old.root, self.checkpoint.root)
+        if told != old.size or not is_consistent(old.size, self.checkpoint.size, roots=roots, path=path):
+            raise NotProved(f"this log did not grow from the one that was signed at {old.size} entries")
+
+    def _take_body(self, line: Mapping[str, Json]) -> None:
+        digest = sha256(_base64(_text(line, "body"), "a body")).hexdigest()
+        if digest != line["sha256"] or digest not in self._absent:
+            raise NotProved("a body does not have the digest of any value of these entries")
+        self._absent.discard(digest)
 
     def _learn_key(self, line: Mapping[str, Json]) -> None:
         """A rotation: a trusted key signed a tree that holds the entry in which it names its successor."""
-        signed = parse_checkpoint(_text(line, "checkpoint"))
-        signer = next((key for key in self._trusted if signed.signed_by(key)), None)
-        if signer is None:
-            raise NotProved("a change of keys is not signed by a key that you trust")
+        signed = self._trusted_note(_text(line, "checkpoint"))
         entry = _read_entry(line, signed)
-        successor = entry.data.get("new")
-        if entry.kind != "audit.key" or entry.data.get("old") != str(signer) or not isinstance(successor, str):
-            raise NotProved(f"entry {entry.index}: it does not name the successor of {signer.name}")
-        old, path = _parse_path(_text(line, "consistency"), "old ")
-        roots = (signed.root, self.checkpoint.root)
-        if old != signed.size or not is_consistent(old, self.checkpoint.size, roots=roots, path=path):
-            raise NotProved("the log in which the key was changed is not a beginning of this one")
-        self._trusted.append(parse_key(successor))
+        old, new = entry.data.get("old"), entry.data.get("new")
+        signers = [str(key) for key in self._trusted if signed.signed_by(key)]
+        if entry.kind != "audit.key" or old not in signers or not isinstance(new, str):
+            raise NotProved(f"entry {entry.index}: it does not name the successor of the key that signed it")
+        self._check_growth(signed, _text(line, "consistency"))
+        self._trusted.append(parse_key(new))
 
     def _take_entry(self, entry: Entry) -> None:
-        if self._last is not None and entry.index <= self._last.index:
-            raise NotProved(f"entry {entry.index}: it does not follow entry {self._last.index}")
-        self._last = entry
+        if entry.index <= self._last:
+            raise NotProved(f"entry {entry.index}: it does not follow entry {self._last}")
+        self._last = entry.index
         self._answer.update(entry.leaf)
         self.count += 1
-        if entry.is_pruned:
+        if entry.n < 0:
             self.pruned += 1
         else:
-            self._expected.update(_body_digests(dict(entry.data)))
-            self._follow_call(entry)
-        if set(self._query) == {"run"}:
-            self._follow_chain(entry)
-
-    def _follow_call(self, entry: Entry) -> None:
+            self._absent.update(_body_digests(dict(entry.data)))
         if entry.kind == "call.intent":
             self._pending[entry.call] = None
         elif entry.kind in ("call.outcome", "audit.gap"):
             self._pending.pop(entry.call, None)
+        if set(self._query) == {"run"}:
+            self._follow_chain(entry)
 
     def _follow_chain(self, entry: Entry) -> None:
-        length = len(self._chain)
-        if not entry.is_pruned:
-            previous = self._chain[-1].hex() if self._chain else None
+        if entry.n >= 0:
             if entry.stream != self._query["run"]:
                 raise NotProved(f"entry {entry.index}: it is not of the run that was asked for")
-            if entry.n > length:
-                raise NotProved(f"entry {entry.index}: {entry.n - length} entries of the run before it are missing")
-            if (entry.n, entry.previous) != (length, previous):
+            if entry.n > self._length:
+                missing = entry.n - self._length
+                raise NotProved(f"entry {entry.index}: {missing} entries of the run before it are missing")
+            if (entry.n, entry.previous) != (self._length, self._leaf.hex() or None):
                 raise NotProved(f"entry {entry.index}: it does not continue the run's chain")
-            if entry.kind == "run.closed":
-                self._closed_at = entry.n
-        self._chain.append(entry.leaf)
+            self._is_closed = self._is_closed or entry.kind == "run.closed"
+        self._length, self._leaf = self._length + 1, entry.leaf
 
     def judge(self, witnesses: Sequence[Key]) -> Verdict:
         """The verdict once every line is read. Raises `NotProved`."""
         checkpoint = self.checkpoint
+        if not self._is_whole:
+            raise NotProved("the export is cut off: its last lines are missing")
         if not any(checkpoint.signed_by(key) for key in self._trusted):
             raise NotProved("the checkpoint is not signed by a key that you trust")
         cosigned = tuple(key.name for key in witnesses if checkpoint.signed_by(key))
@@ -407,17 +427,8 @@ class _Export:
         scope = self._check_statement()
         for anchor in self._anchors:
             self._check_anchor(anchor)
-        return Verdict(
-            checkpoint.origin,
-            checkpoint.size,
-            self.count,
-            scope,
-            bool(self._anchors),
-            cosigned,
-            self.pruned,
-            len(self._expected - self._bodies),
-            tuple(self._pending),
-        )
+        counts = (self.pruned, len(self._absent), tuple(self._pending))
+        return Verdict(checkpoint.origin, checkpoint.size, self.count, scope, bool(self._anchors), cosigned, *counts)
 
     def _check_statement(self) -> str:
         """What the log itself recorded of this answer is what stands here."""
@@ -426,40 +437,28 @@ class _Export:
         told = self._statement.data
         if told.get("query") != self._query:
             raise NotProved("the question is not the one that the log recorded")
-        size = told.get("size")
-        if not isinstance(size, int) or size > self._statement.index:
-            raise NotProved("the log's record of this export names no size")
-        if self._last is not None and self._last.index >= size:
-            raise NotProved(f"entry {self._last.index}: it came after the answer was recorded")
+        size = _index(told, "size")
+        if size > self._statement.index or self._last >= size:
+            raise NotProved(f"entry {self._last}: it came after the answer was recorded")
         if told.get("count") != self.count:
             raise NotProved(f"the log recorded another number of entries in this answer than the {self.count} here")
         if told.get("answer") != self._answer.hexdigest():
             raise NotProved("the entries are not those that the log recorded as its answer")
         if set(self._query) != {"run"}:
             return "all that the log recorded as its answer"
-        head = self._chain[-1].hex() if self._chain else None
-        if told.get("stream") != {"length": len(self._chain), "head": head}:
+        if told.get("stream") != {"length": self._length, "head": self._leaf.hex() or None}:
             raise NotProved("the run has another length or head than the log recorded: entries are missing")
-        return "the whole run, from its first entry to its " + (
-            "end" if self._closed_at >= 0 else "latest (still open)"
-        )
+        return f"the whole run, from its first entry to its {'end' if self._is_closed else 'latest (still open)'}"
 
-    def _check_anchor(self, anchor: Checkpoint) -> None:
-        if not any(anchor.signed_by(key) for key in self._trusted):
-            raise NotProved("an anchor is not signed by a key that you trust")
-        if anchor.origin != self.checkpoint.origin:
-            raise NotProved("an anchor belongs to another log")
-        if anchor.size > self.checkpoint.size:
-            raise NotProved(
-                f"an anchor covers {anchor.size} entries, this export only {self.checkpoint.size}: "
-                "it was made earlier, or the log was cut back"
-            )
-        path = self._consistency.get(anchor.size, [])
-        roots = (anchor.root, self.checkpoint.root)
-        if anchor.size and not is_consistent(anchor.size, self.checkpoint.size, roots=roots, path=path):
-            known = anchor.size in self._consistency or anchor.size == self.checkpoint.size
-            why = "the log is not the one that was anchored" if known else "the export holds no proof from that anchor"
-            raise NotProved(f"{why} (at {anchor.size} entries)")
+    def _check_anchor(self, note: str) -> None:
+        anchor, size = self._trusted_note(note), self.checkpoint.size
+        if anchor.size > size:
+            raise NotProved(f"an anchor covers {anchor.size} entries, this export {size}: it is older, or was cut back")
+        known = {**self._compared, size: self.checkpoint.root}.get(anchor.size)
+        if known is None:
+            raise NotProved(f"the export holds no proof from your anchor at {anchor.size} entries: export with it")
+        if known != anchor.root:
+            raise NotProved(f"this log is not the one that was anchored at {anchor.size} entries")
 
 
 def verify_export(
@@ -473,7 +472,10 @@ def verify_export(
         for number, line in enumerate(lines, 1):
             if len(line) > _MAX_LINE:
                 raise NotProved(f"line {number} is longer than {_MAX_LINE} bytes")
-            export.take(_loads(line, f"line {number}"))
+            value = _loads(line, f"line {number}")
+            if _compact(value) + b"\n" != line:
+                raise NotProved(f"line {number}: it is not in its one form")
+            export.take(value)
         return export.judge(witnesses)
     except RecursionError as error:
         raise NotProved("a value nests too deeply") from error
@@ -500,12 +502,12 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text[:20]} is not an integer")
 
 
-def _canonical(value: Json) -> bytes:
-    """RFC 8785 for ASCII keys and integers."""
+def _compact(value: Json, *, is_sorted: bool = False) -> bytes:
+    """The one form of a line; sorted it is RFC 8785, since keys are ASCII and numbers integers."""
     try:
-        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        return json.dumps(value, ensure_ascii=False, sort_keys=is_sorted, separators=(",", ":")).encode()
     except (ValueError, RecursionError) as error:
-        raise NotProved("an entry has no canonical form") from error
+        raise NotProved("a value has no canonical form") from error
 
 
 def _text(line: Mapping[str, Json], name: str) -> str:
@@ -551,12 +553,6 @@ def _utf8(text: str, where: str) -> bytes:
         raise NotProved(f"{where} is not UTF-8") from error
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while line := file.readline(_MAX_LINE + 2):
-            yield line
-
-
 def _argument(text: str) -> str:
     """A value, or the content of the file that it names."""
     return text if "+" in text and not Path(text).exists() else Path(text).read_text(encoding="utf-8")
@@ -579,7 +575,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         keys = [parse_key(_argument(text)) for text in asked.key]
         witnesses = [parse_key(_argument(text)) for text in asked.witness]
         anchors = [Path(name).read_text(encoding="utf-8") for name in asked.anchor]
-        verdict = verify_export(_lines(asked.export), keys, anchors=anchors, witnesses=witnesses)
+        with asked.export.open("rb") as file:
+            lines = iter(lambda: file.readline(_MAX_LINE + 1), b"")
+            verdict = verify_export(lines, keys, anchors=anchors, witnesses=witnesses)
     except NotProved as error:
         return _say(asked.json, is_proved=False, text=f"NOT PROVED: {error}", code=NOT_PROVED)
     except (OSError, UnicodeDecodeError) as error:

@@ -13,8 +13,10 @@ from fnmatch import fnmatchcase
 
 from sqlalchemy import Connection, func, select
 
+from ringfence_audit.entries import timestamp
 from ringfence_audit.errors import EntryNotFound
-from ringfence_audit.facts import Entry, facts, parse_entry, texts
+from ringfence_audit.events import JsonValue, Kind
+from ringfence_audit.facts import Entry, Fact, facts, parse_entry, texts
 from ringfence_audit.notes import parse_checkpoint, parse_note
 from ringfence_audit.tables import checkpoints, entries
 from ringfence_audit.tree import TreeReader
@@ -32,6 +34,7 @@ class Filter:
     """
 
     run: str | None = None
+    task: str | None = None
     call: str | None = None
     actor: str | None = None
     agent: str | None = None
@@ -59,6 +62,14 @@ class Filter:
         words = {name: getattr(self, name) for name in _DIMENSIONS}
         wanted = {name: word for name, word in words.items() if word is not None}
         return {**wanted, "refused": "yes"} if self.refused else wanted
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The question as it is recorded in the log: only the fields that are set."""
+        asked: dict[str, JsonValue] = dict(self.wanted())
+        for name, moment in (("since", self.since), ("until", self.until)):
+            if moment is not None:
+                asked[name] = timestamp(moment)
+        return asked if self.words is None else {**asked, "words": self.words}
 
 
 _DIMENSIONS = tuple(field.name for field in fields(Filter) if field.name not in ("refused", "since", "until", "words"))
@@ -108,6 +119,11 @@ def query(connection: Connection, wanted: Filter, page: PageRequest | None = Non
     return Page(tuple(found), None)
 
 
+def matching(connection: Connection, wanted: Filter, *, oldest_first: bool = False) -> Iterator[Entry]:
+    """Every entry that answers, one after the other."""
+    yield from _matches(connection, wanted, PageRequest(oldest_first=oldest_first))
+
+
 def story(connection: Connection, run: str) -> Iterator[Entry]:
     """A run's whole story in order."""
     yield from _matches(connection, Filter(run=run), PageRequest(oldest_first=True))
@@ -142,6 +158,7 @@ def show_call(connection: Connection, call: str) -> list[Entry]:
 
 def _matches(connection: Connection, wanted: Filter, page: PageRequest) -> Iterator[Entry]:
     """Newest (or oldest) first, by looking at each entry: right at any size, quick only for small logs."""
+    runs = None if wanted.task is None else _runs_of(connection, wanted.task)
     column = entries.c.position
     query = select(column, entries.c.entry).where(entries.c.entry.is_not(None))
     if page.after is not None:
@@ -150,8 +167,14 @@ def _matches(connection: Connection, wanted: Filter, page: PageRequest) -> Itera
     with connection.execute(ordered, execution_options={"yield_per": _CHUNK}) as rows:
         for position, raw in rows:
             entry = parse_entry(position, raw)
-            if _holds(entry, wanted):
+            if (runs is None or entry.run in runs) and _holds(entry, wanted):
                 yield entry
+
+
+def _runs_of(connection: Connection, task: str) -> frozenset[str]:
+    """The runs that were opened for a task: only a run's first entry names it."""
+    opened = _matches(connection, Filter(kind=Kind.RUN_OPENED), PageRequest())
+    return frozenset(entry.run for entry in opened if Fact("task", task) in facts(entry))
 
 
 def _holds(entry: Entry, wanted: Filter) -> bool:
@@ -161,7 +184,7 @@ def _holds(entry: Entry, wanted: Filter) -> bool:
     for dimension, word in facts(entry):
         known.setdefault(dimension, []).append(word)
     for dimension, pattern in wanted.wanted().items():
-        if not any(matches(word, pattern) for word in known.get(dimension, ())):
+        if dimension != "task" and not any(matches(word, pattern) for word in known.get(dimension, ())):
             return False
     if wanted.words is None:
         return True

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ringfence.commands import audit_options as asking
 from ringfence.commands.options import Json
 
 if TYPE_CHECKING:
     from ringfence.render import Output, Span
+    from ringfence.session import Session
     from ringfence_audit.events import JsonValue
     from ringfence_audit.facts import Entry
 
@@ -19,37 +21,53 @@ group = typer.Typer(no_args_is_help=True, help="Ask what happened, and verify it
 
 @group.command()
 def query(
-    words: Annotated[str | None, typer.Argument(help="Words that must all occur.")] = None,
-    run: Annotated[str | None, typer.Option(help="Entries of this run.")] = None,
-    person: Annotated[str | None, typer.Option(help="What this person did or had done.")] = None,
-    tool: Annotated[str | None, typer.Option(help="Calls of this tool.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Such as call.intent or escalation.*")] = None,
-    decision: Annotated[str | None, typer.Option(help="allow, escalate or forbid.")] = None,
-    host: Annotated[str | None, typer.Option(help="A host, such as *.example.org")] = None,
-    rule: Annotated[str | None, typer.Option(help="A rule of a profile.")] = None,
-    is_refused: Annotated[bool, typer.Option("--refused", help="Only what was refused.")] = False,
+    words: asking.Words = None,
+    run: asking.Run = None,
+    task: asking.Task = None,
+    agent: asking.Agent = None,
+    person: asking.Person = None,
+    tool: asking.Tool = None,
+    kind: asking.KindOption = None,
+    decision: asking.Decision = None,
+    outcome: asking.Outcome = None,
+    host: asking.Host = None,
+    path: asking.PathOption = None,
+    rule: asking.Rule = None,
+    grant: asking.Grant = None,
+    approver: asking.Approver = None,
+    since: asking.Since = None,
+    until: asking.Until = None,
+    is_refused: asking.Refused = False,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     is_json: Json = False,
 ) -> None:
     """Find entries, newest first."""
     from ringfence.session import open_session
     from ringfence_audit.events import Event, Kind
-    from ringfence_audit.query import Filter, PageRequest
+    from ringfence_audit.query import PageRequest
     from ringfence_audit.query import query as ask
 
-    wanted = Filter(
+    wanted = asking.build_filter(
+        words=words,
         run=run,
+        task=task,
+        agent=agent,
         person=person,
         tool=tool,
         kind=kind,
         decision=decision,
+        outcome=outcome,
         host=host,
+        path=path,
         rule=rule,
-        refused=is_refused,
-        words=words,
+        grant=grant,
+        approver=approver,
+        since=since,
+        until=until,
+        is_refused=is_refused,
     )
     with open_session(is_json=is_json) as session:
-        asked: dict[str, JsonValue] = dict(wanted.wanted())
+        asked = wanted.to_json()
         session.write(lambda tx: tx.record(Event(Kind.QUERY, session.person.principal, {"filter": asked})))
         page = session.read(lambda connection: ask(connection, wanted, PageRequest(limit)))
         for entry in page.entries:
@@ -100,30 +118,61 @@ def verify(
 
 @group.command()
 def export(
-    run: Annotated[str, typer.Option(help="The run whose whole story is taken away.")],
     out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")],
+    words: asking.Words = None,
+    run: asking.Run = None,
+    task: asking.Task = None,
+    person: asking.Person = None,
+    tool: asking.Tool = None,
+    kind: asking.KindOption = None,
+    decision: asking.Decision = None,
+    outcome: asking.Outcome = None,
+    host: asking.Host = None,
+    path: asking.PathOption = None,
+    rule: asking.Rule = None,
+    grant: asking.Grant = None,
+    since: asking.Since = None,
+    until: asking.Until = None,
+    is_refused: asking.Refused = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint that you kept, to prove that the log grew from it.")
+    ] = None,
     is_json: Json = False,
 ) -> None:
-    """Write a run's entries with their proofs to a file."""
-    import os
-
-    from ringfence.errors import Mistake
-    from ringfence.exporting import export_run
+    """Write an answer as evidence, for `ringfence-verify`. With --run alone it is the whole run, provably."""
+    from ringfence.exporting import export_answer
     from ringfence.session import open_session
-    from ringfence_audit.events import Event, Kind
 
+    wanted = asking.build_filter(
+        words=words,
+        run=run,
+        task=task,
+        person=person,
+        tool=tool,
+        kind=kind,
+        decision=decision,
+        outcome=outcome,
+        host=host,
+        path=path,
+        rule=rule,
+        grant=grant,
+        since=since,
+        until=until,
+        is_refused=is_refused,
+    )
+    since_notes = [] if checkpoint is None else [checkpoint.read_text(encoding="utf-8")]
     with open_session(is_json=is_json) as session:
-        if out.exists():
-            raise Mistake(f"{out} exists already", fix="Name a file that does not exist")
-        session.write(lambda tx: tx.record(Event(Kind.EXPORT, session.person.principal, {"run": run})))
-        lines = export_run(session.store, run)
-        if len(lines) == 1:
-            raise Mistake(f"the log holds nothing of a run {run[:40]}", fix="`ringfence runs list` shows them")
-        part = out.with_name(f".{out.name}.{os.getpid()}")
-        part.write_bytes(b"".join(line + b"\n" for line in lines))
-        part.replace(out)
-        session.output.record({"type": "export", "run_id": run, "path": str(out), "entries": len(lines) - 1})
-        session.output.line(f"wrote {len(lines) - 1} entries and their proofs to ", (str(out), "name"))
+        done = export_answer(session.store, wanted, out, actor=session.person.principal, since=since_notes)
+        session.output.record({"type": "export", "run_id": run, "path": str(done.path), "entries": done.entries})
+        session.output.line(f"wrote {done.entries} entries and their proofs to ", (str(done.path), "name"))
+        session.output.line(("check it anywhere: ", "dim"), f"ringfence-verify {done.path} --key {vkey(session)}")
+
+
+def vkey(session: Session) -> str:
+    """The log's public key, as whoever verifies pins it."""
+    from ringfence_audit.notes import VerifierKey
+
+    return str(VerifierKey.of_log(session.store.signer.origin, session.store.signer.public_key))
 
 
 def _entry_json(entry: Entry) -> dict[str, JsonValue]:
