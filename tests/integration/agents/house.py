@@ -126,11 +126,11 @@ class House:
         *,
         effects: Mapping[str, Effect] | None = None,
         real_clock: Callable[[], datetime] | None = None,
+        url: str = "",
     ) -> House:
         clock = Clock()
-        store = SqlStore.open(
-            f"sqlite:///{folder}/log.db", signer=Signer.generate("ringfence.example/log"), clock=clock
-        )
+        signer = Signer.generate("ringfence.example/log")
+        store = SqlStore.open(url or f"sqlite:///{folder}/log.db", signer=signer, clock=clock)
         store.create_schema()
         return cls(store, clock, folder, policy=FakePolicy(effects or {}))
 

@@ -32,16 +32,16 @@ CURL_RESOURCE = "curl https://pypi.example.org/"
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House.build(tmp_path)
+def house(tmp_path: Path, database_url: str) -> Iterator[House]:
+    house = House.build(tmp_path, url=database_url)
     with house.store:
         yield house
 
 
 @pytest.fixture
-def asking(tmp_path: Path) -> Iterator[House]:
+def asking(tmp_path: Path, database_url: str) -> Iterator[House]:
     """A house in which one command needs a person."""
-    house = House.build(tmp_path, effects={CURL_RESOURCE: Effect.ESCALATE})
+    house = House.build(tmp_path, effects={CURL_RESOURCE: Effect.ESCALATE}, url=database_url)
     with house.store:
         yield house
 

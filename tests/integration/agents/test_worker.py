@@ -29,8 +29,8 @@ PACE = Pace(look_s=0.02, sweep_s=0.02, drain_s=5)
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House.build(tmp_path, effects={CURL: Effect.ESCALATE})
+def house(tmp_path: Path, database_url: str) -> Iterator[House]:
+    house = House.build(tmp_path, effects={CURL: Effect.ESCALATE}, url=database_url)
     with house.store:
         yield house
 
