@@ -120,7 +120,7 @@ async def send(api: ClusterApi, method: str, path: str, body: Json = None, *, ki
         "apply": "application/apply-patch+yaml",
         "patch": "application/json-patch+json",
     }
-    query = {"fieldManager": "test"} if kind == "apply" else {}
+    query = {"fieldManager": "test", "force": "true"} if kind == "apply" else {}
     return await api.attempt(method, path, query=query, body=body, content_type=types[kind])
 
 
