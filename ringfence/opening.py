@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from ringfence import models
 from ringfence.budgets import narrowed
+from ringfence.cluster import with_sandbox
 from ringfence.errors import Mistake, Refused
 from ringfence.wiring import Workshop
 from ringfence_agents.prompt import system_prompt
@@ -46,6 +47,8 @@ class Order:
     model: str | None = None
     budget: str | None = None
     is_dirty_allowed: bool = False
+    sandbox: str | None = None
+    """`kubernetes`: on the cluster instead of on this machine."""
 
 
 async def open_order(workshop: Workshop, order: Order, person: Person) -> RunId:
@@ -53,6 +56,8 @@ async def open_order(workshop: Workshop, order: Order, person: Person) -> RunId:
     if not order.text.strip() or len(order.text) > TASK_LIMIT_CHARS:
         raise Mistake("the task is empty or too long", fix=f"Describe it in 1 to {TASK_LIMIT_CHARS} characters")
     document = pin_profile(order.profile, workshop.settings.profile_search)
+    if order.sandbox is not None:
+        document = with_sandbox(document, order.sandbox, workshop.settings)
     profile = parse_profile(document.encode(), order.profile)
     _check_allowed(profile, order.repository, person)
     caps = narrowed(profile.budget.run, order.budget)
@@ -124,7 +129,7 @@ async def _bundle(
     host, port = host_of(order.repository)
     is_private = is_listed(profile.network.private, host, port)
     egress = CloneEgress(workshop.store, run, person.principal, host, port, is_private_allowed=is_private)
-    return await bundle_from_url(order.repository, workshop.backend(profile), into=folder, egress=egress)
+    return await bundle_from_url(order.repository, await workshop.backend(profile), into=folder, egress=egress)
 
 
 @contextmanager

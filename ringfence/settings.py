@@ -2,6 +2,7 @@
 
 Every setting is an environment variable: `RINGFENCE_HOME`, `RINGFENCE_PROFILE`, and so on; the model's are the ones
 that its clients use everywhere (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_MODEL`).
+`RINGFENCE_KUBERNETES` (JSON, see `cluster.ClusterForm`) is the cluster that runs execute on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, JsonValue, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ringfence.errors import Mistake
@@ -35,6 +36,8 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=_state_home)
     config: Path = Field(default_factory=_config_home)
     profile: str = "default"
+    kubernetes: dict[str, JsonValue] = Field(default_factory=dict)
+    """Checked where it is used (`cluster.cluster_form`)."""
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     openai_model: str | None = Field(default=None, validation_alias="OPENAI_MODEL")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path, PurePosixPath
 
 from ringfence import models
 from ringfence.auth.people import AccountDirectory
+from ringfence.cluster import open_cluster
 from ringfence.directory import LocalDirectory
 from ringfence.errors import Mistake
 from ringfence.settings import Settings
@@ -29,6 +30,7 @@ from ringfence_tools.egress import RunEgress
 from ringfence_tools.gate import Gate
 from ringfence_tools.policy import Policy
 from ringfence_tools.profile import Profile, parse_profile
+from ringfence_tools.profile_model import SandboxForm
 from ringfence_tools.progress import Progress
 from ringfence_tools.toolbox import Toolbox
 
@@ -42,20 +44,27 @@ class Workshop:
         self.directory = directory
         self.toolbox: Toolbox = builtin_toolbox()
         self._local = LocalBackend(settings.sandboxes)
+        self._cluster: Backend | None = None
         self._models: dict[tuple[str, str], Model] = {}
         self._stack = AsyncExitStack()
 
     async def close(self) -> None:
         await self._stack.aclose()
         await self._local.close()
+        if self._cluster is not None:
+            await self._cluster.close()
 
-    def backend(self, profile: Profile) -> Backend:
+    async def backend(self, profile: Profile) -> Backend:
         """Where runs of this profile execute. Raises `Mistake` for a kind that this command cannot give."""
         if profile.sandbox.kind == "local":
             return self._local
+        if profile.sandbox.kind == "kubernetes":
+            if self._cluster is None:
+                self._cluster = await open_cluster(self.settings)
+            return self._cluster
         raise Mistake(
             f"profile {profile.title} asks for a {profile.sandbox.kind} sandbox, which this command cannot start",
-            fix="Use a profile with `sandbox: {kind: local}`",
+            fix="Use a profile with `sandbox: {kind: local}` or `{kind: kubernetes}`",
         )
 
     def runner(self, progress: Progress) -> Runner:
@@ -73,7 +82,7 @@ class Workshop:
             gate=gate,
             model=await self._model(record.model, profile, record.profile_digest),
             toolbox=self.toolbox,
-            backend=self.backend(profile),
+            backend=await self.backend(profile),
             spec=lambda run, sandbox: spec_of(run, profile, sandbox),
             bundle=bundle_of,
             artifacts=self.settings.runs,
@@ -106,8 +115,8 @@ async def open_workshop(settings: Settings, store: SqlStore, directory: LocalDir
 def spec_of(run: RunRecord, profile: Profile, sandbox: SandboxId) -> SandboxSpec:
     """The sandbox that the run's profile describes."""
     form = profile.sandbox
-    tree = toolchain_mounts(os.environ, Path(form.venv) if form.venv else None)
-    own = tuple(Mount(Path(mount.source), PurePosixPath(mount.target)) for mount in form.mounts)
+    is_local = form.kind != "kubernetes"
+    shown, mounts = _of_this_machine(form) if is_local else ({}, ())
     return SandboxSpec(
         id=sandbox,
         labels={
@@ -118,13 +127,20 @@ def spec_of(run: RunRecord, profile: Profile, sandbox: SandboxId) -> SandboxSpec
             "person": run.on_behalf_of,
         },
         limits=limits_of(profile),
-        environment={"PATH": tree.path_variable, **tree.environment, **form.environment},
-        mounts=(*tree.mounts, *own),
+        environment={**shown, **form.environment},
+        mounts=mounts,
         image=form.image or "",
         runtime_class=form.runtime_class or "",
-        has_egress=True,
+        has_egress=is_local,
         is_reduced_allowed=form.reduced,
     )
+
+
+def _of_this_machine(form: SandboxForm) -> tuple[Mapping[str, str], tuple[Mount, ...]]:
+    """What a local sandbox shows of the machine: the tools on its PATH, and the profile's own mounts."""
+    tree = toolchain_mounts(os.environ, Path(form.venv) if form.venv else None)
+    own = tuple(Mount(Path(mount.source), PurePosixPath(mount.target)) for mount in form.mounts)
+    return {"PATH": tree.path_variable, **tree.environment}, (*tree.mounts, *own)
 
 
 def limits_of(profile: Profile) -> Limits:

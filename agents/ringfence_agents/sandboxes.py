@@ -19,7 +19,14 @@ from ringfence_agents.schema import inbox, runs
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.contract import Sandbox, SandboxId
-from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone, WorkspaceRefused
+from ringfence_sandbox.errors import (
+    IsolationUnavailable,
+    SandboxBusy,
+    SandboxError,
+    SandboxGone,
+    SandboxRemoved,
+    WorkspaceRefused,
+)
 from ringfence_tools.clock import micros
 from ringfence_tools.gate_context import Guard
 from ringfence_tools.progress import Progress, RunMoved
@@ -49,6 +56,8 @@ class SandboxHolder:
         self._state = record.sandbox_state
         self.is_ending = False
         """A run that ends gets no new sandbox: what was in flight in a lost one is unknown."""
+        self._removed = ""
+        """Why an operator's removal ends the run; "" where there was none."""
 
     @property
     def has_files(self) -> bool:
@@ -59,6 +68,7 @@ class SandboxHolder:
         """The live sandbox. Raises `SandboxError`, `LeaseLost`, or `SandboxRefused` where asking again cannot help."""
         async with self._lock:
             if self._live is None:
+                self._refuse_removed()
                 try:
                     async with asyncio.timeout(self._equipment.limits.sandbox_start_s):
                         self._live = await self._attach() or await self._create()
@@ -86,11 +96,30 @@ class SandboxHolder:
         egress = self._equipment.egress(self._record)
         try:
             sandbox = await self._equipment.backend.attach(self._equipment.spec(self._record, self._id), egress=egress)
+        except SandboxRemoved as error:
+            self._removed = str(error)
+            await self._store_state(SandboxState.READY, {"action": "removed", "detail": str(error)})
+            self._refuse_removed()
         except SandboxGone as error:
             await self._store_state(SandboxState.CREATING, {"action": "lost", "detail": str(error)}, note=LOST_NOTE)
             return None
-        await self._store_state(SandboxState.READY, {"action": "attached", "layers": _layers(sandbox)})
+        await self._store_ready("attached", sandbox)
         return sandbox
+
+    def _refuse_removed(self) -> None:
+        """An operator's removal is a decision: a run that goes on ends by it, one that ends already has no sandbox."""
+        if self._removed:
+            raise SandboxGone(self._removed) if self.is_ending else SandboxRefused(self._removed)
+
+    async def _store_ready(self, action: str, sandbox: Sandbox) -> None:
+        """The fence as it was found goes into the log; what lacks in it is told to whoever watches, too."""
+        missing = [layer for layer in sandbox.layers if not layer.is_held]
+        await self._store_state(
+            SandboxState.READY, {"action": action, "layers": _layers(sandbox), "is_reduced": bool(missing)}
+        )
+        if missing:
+            lacks = "; ".join(f"{layer.name} does not hold ({layer.detail})" for layer in missing)
+            self._progress(RunMoved(self._lease.run, "running", f"REDUCED isolation, as the profile allows: {lacks}"))
 
     async def _create(self) -> Sandbox:
         if self.is_ending:
@@ -107,7 +136,7 @@ class SandboxHolder:
         spec = self._equipment.spec(self._record, self._id)
         sandbox = await backend.create(spec, egress=self._equipment.egress(self._record))
         await sandbox.load(self._equipment.bundle(self._record))
-        await self._store_state(SandboxState.READY, {"action": "started", "layers": _layers(sandbox)})
+        await self._store_ready("started", sandbox)
         return sandbox
 
     async def suspend(self) -> None:

@@ -22,6 +22,9 @@ def run(
     profile: Annotated[str | None, typer.Option(help="A profile's name or file.")] = None,
     model: Annotated[str | None, typer.Option(help="A model's name, or replay:FILE.")] = None,
     budget: Annotated[str | None, typer.Option(help="Narrower caps, such as usd=1,tool_calls=50,wall=20m.")] = None,
+    sandbox: Annotated[
+        str | None, typer.Option(help="kubernetes: run on the cluster of RINGFENCE_KUBERNETES, not on this machine.")
+    ] = None,
     is_dirty_allowed: Annotated[
         bool, typer.Option("--allow-dirty", help="Leave uncommitted changes out instead of refusing.")
     ] = False,
@@ -36,7 +39,9 @@ def run(
 
     with open_session(is_json=is_json, must_exist=False) as session:
         chosen = profile or session.settings.profile
-        order = Order(task, repo, chosen, model=model, budget=budget, is_dirty_allowed=is_dirty_allowed)
+        order = Order(
+            task, repo, chosen, model=model, budget=budget, is_dirty_allowed=is_dirty_allowed, sandbox=sandbox
+        )
         code = asyncio.run(_run(session, order, is_detached=is_detached))
     raise typer.Exit(code)
 
@@ -102,17 +107,17 @@ def _detach(session: Session, run: RunId) -> None:
     import subprocess
     import sys
 
-    target = Path(session.settings.runs / run / "output.jsonl")
-    with target.open("ab") as output:
-        subprocess.Popen(
-            [sys.executable, "-m", "ringfence", "runs", "resume", run, "--json"],
-            stdin=subprocess.DEVNULL,
     from ringfence.session import now_us
     from ringfence_agents.roster import present
 
     if session.read(lambda connection: present(connection, now_us())):
         session.output.line(("It is in the queue and a worker is there; ringfence runs list shows it.", "good"))
         return
+    target = Path(session.settings.runs / run / "output.jsonl")
+    with target.open("ab") as output:
+        subprocess.Popen(
+            [sys.executable, "-m", "ringfence", "runs", "resume", run, "--json"],
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,

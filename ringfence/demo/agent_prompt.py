@@ -112,4 +112,4 @@ class _Seat:
         if self._sandbox is not None:
             record = await self._session.store.read(lambda connection: load(connection, self._run))
             profile = parse_profile(record.profile_document.encode(), record.profile)
-            await self._workshop.backend(profile).destroy(self._sandbox.id)
+            await (await self._workshop.backend(profile)).destroy(self._sandbox.id)

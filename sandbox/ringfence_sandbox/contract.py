@@ -384,7 +384,7 @@ class Backend(ABC):
     async def attach(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
         """Find a sandbox again after a crash or suspension; its processes are restarted where they ended.
 
-        Raises `SandboxGone` where its files are gone.
+        Raises `SandboxGone` where its files are gone, `SandboxRemoved` where an operator took it away.
         """
 
     @abstractmethod

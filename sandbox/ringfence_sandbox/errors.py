@@ -3,6 +3,7 @@
 SandboxError
 ├── IsolationUnavailable  this machine or cluster cannot build the fence: stop, show `missing` and `fix` to a person
 ├── SandboxGone           the sandbox no longer exists or its server ended: rebuild it from its files, or report unknown
+│   └── SandboxRemoved    an operator took it away on purpose: end the run
 ├── SandboxBusy           a temporary refusal (quota full, no capacity, API server away): retry later
 ├── StaleFence            a lower fencing token than the sandbox has seen: this worker lost its lease, stop
 ├── ProtocolViolation     the in-sandbox server answered nonsense: treat the sandbox as hostile and destroy it
@@ -28,6 +29,10 @@ class IsolationUnavailable(SandboxError):
 
 class SandboxGone(SandboxError):
     """The sandbox does not exist any more, or its server ended."""
+
+
+class SandboxRemoved(SandboxGone):
+    """An operator removed the sandbox by hand. That is a decision: nothing is rebuilt."""
 
 
 class SandboxBusy(SandboxError):

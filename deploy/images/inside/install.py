@@ -112,7 +112,7 @@ def restore(volume: str, patience_s: float) -> None:
         links = []
         for member in tar:
             parts = member.name.split("/")
-            if member.name.startswith("/") or ".." in parts or parts[0] not in ("files", "state"):
+            if member.name.startswith("/") or ".." in parts or parts[0] not in ("files", "home", "state"):
                 say(f"the archive holds {member.name[:200]!r}")
                 sys.exit(9)
             path = f"{volume}/{member.name}"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ringfence_sandbox.contract import Backend, EgressGatekeeper, Layer, Sandbox, SandboxId, SandboxSpec
-from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone
+from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone, SandboxRemoved
 from ringfence_sandbox.kubernetes import kinds, names, objects, waiting
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.credentials import ControlKey
@@ -203,7 +203,7 @@ class KubernetesBackend(Backend):
     async def attach(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
         found = await self._find(spec.id)
         if found is None:
-            raise SandboxGone(f"sandbox {spec.id} has no namespace any more")
+            raise SandboxRemoved(f"the namespace of sandbox {spec.id} was deleted, which ends its run")
         if earlier := self._open.pop(spec.id, None):
             await earlier.let_go()
         namespace = name_of(found)

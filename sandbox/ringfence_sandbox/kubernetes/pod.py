@@ -18,6 +18,7 @@ STATE = "/ringfence-state"
 CREDENTIAL = "/ringfence-credential"
 """The server's certificate and key, and who it lets in."""
 TMP = "/tmp"  # noqa: S108 - the pod's own sized emptyDir, not a shared folder
+HOME = "/home/agent"
 CLAIM = "workspace"
 VOLUME = "/ringfence-volume"
 """The whole workspace volume, in the first container alone: a returning workspace is unpacked there."""
@@ -58,16 +59,25 @@ def server_config(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Jso
         "output": f"{STATE}/output",
         "environment": {
             "PATH": PATH,
-            "HOME": TMP,
+            "HOME": HOME,
+            "USER": "agent",
+            "LOGNAME": "agent",
+            "SHELL": "/bin/bash",
             "LANG": "C.UTF-8",
+            "TERM": "dumb",
+            "TMPDIR": TMP,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "DEBIAN_FRONTEND": "noninteractive",
+            "CI": "1",
             # the kubelet makes the workspace folder, so git would find a stranger's repository there
             "GIT_CONFIG_COUNT": "1",
             "GIT_CONFIG_KEY_0": "safe.directory",
             "GIT_CONFIG_VALUE_0": "*",
         },
         "readable": [*settings.readable, f"{INSIDE}/bin", f"{INSIDE}/lib", f"{STATE}/output"],
-        "writable": [str(WORKSPACE), TMP, "/dev"],
-        "disk_paths": [str(WORKSPACE)],
+        "writable": [str(WORKSPACE), HOME, TMP, "/dev"],
+        "disk_paths": [str(WORKSPACE), HOME],
         "limits": {
             "memory_bytes": limits.memory_bytes,
             "disk_bytes": limits.disk_bytes,
@@ -202,6 +212,7 @@ def _main(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Json]:
             {"name": "inside", "mountPath": INSIDE, "readOnly": True},
             {"name": "credential", "mountPath": CREDENTIAL, "readOnly": True},
             {"name": "workspace", "mountPath": str(WORKSPACE), "subPath": "files"},
+            {"name": "workspace", "mountPath": HOME, "subPath": "home"},
             {"name": "workspace", "mountPath": STATE, "subPath": "state"},
             {"name": "tmp", "mountPath": TMP},
         ],
