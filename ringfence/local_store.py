@@ -1,4 +1,4 @@
-"""Opens the one database of this user's state folder, with the tables of every room."""
+"""Opens the one database of this user's state, with the tables of every room: a file, or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import ringfence.auth.schema  # noqa: F401
 import ringfence_agents.schema  # noqa: F401
 import ringfence_tools.schema  # noqa: F401
+from ringfence.errors import Mistake
 from ringfence.settings import LOG_ORIGIN, Settings, make_home
 from ringfence_audit.keys import Signer
+from ringfence_audit.notes import VerifierKey, is_signed, parse_note
 from ringfence_audit.store import SqlStore
 
 
@@ -18,7 +20,32 @@ from ringfence_audit.store import SqlStore
 def open_store(settings: Settings) -> Iterator[SqlStore]:
     """The log and every table, made where they are missing. Raises `Mistake` and `LogUnavailable`."""
     make_home(settings)
+    if settings.database_url is not None and not settings.key_file.exists():
+        _refuse_a_second_key(settings)
     signer = Signer.load_or_create(settings.key_file, LOG_ORIGIN)
-    with SqlStore.open(settings.database_url, signer=signer) as store:
+    with SqlStore.open(settings.store_url, signer=signer) as store:
         store.create_schema()
+        if settings.database_url is not None:
+            _check_key(store, settings)
         yield store
+
+
+def _refuse_a_second_key(settings: Settings) -> None:
+    """Make no key for a log that has one: two would sign it in turn, and it would verify with neither."""
+    with SqlStore.open(settings.store_url, signer=Signer.generate(LOG_ORIGIN)) as store:
+        store.create_schema()
+        if store.newest_checkpoint() is not None:
+            raise Mistake(
+                f"the log in this database is signed already, and its key is not at {settings.key_file}",
+                fix="Copy audit.key from a machine that writes to it, or name it with RINGFENCE_AUDIT_KEY",
+            )
+
+
+def _check_key(store: SqlStore, settings: Settings) -> None:
+    note = store.newest_checkpoint()
+    key = VerifierKey.of_log(LOG_ORIGIN, store.signer.public_key)
+    if note is not None and not is_signed(parse_note(note), key):
+        raise Mistake(
+            f"the log in this database is signed with another key than {settings.key_file}",
+            fix="Use the key of the machines that write to it: RINGFENCE_AUDIT_KEY names the file",
+        )

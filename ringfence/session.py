@@ -46,7 +46,7 @@ class Session:
 def open_session(*, is_json: bool, must_exist: bool = True) -> Iterator[Session]:
     """Open the state folder. With `must_exist`, a folder that no run has used yet is a `Mistake`: asking makes none."""
     settings = load_settings()
-    if must_exist and not settings.database.exists():
+    if must_exist and settings.database_url is None and not settings.database.exists():
         raise Mistake(
             f"nothing has run here yet ({settings.home} holds no log)",
             fix='Start with `ringfence run --repo PATH "what to do"` or `ringfence demo`',

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, JsonValue, SecretStr, ValidationError
+from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ringfence.errors import Mistake
@@ -36,23 +36,36 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=_state_home)
     config: Path = Field(default_factory=_config_home)
     profile: str = "default"
+    database_url: SecretStr | None = None
+    """`postgresql://…` where several machines share the state; without it the state is a file in `home`."""
+    audit_key: Path | None = None
+    """The log's signing key where it does not lie in `home`: all that write to one database sign with one key."""
     kubernetes: dict[str, JsonValue] = Field(default_factory=dict)
     """Checked where it is used (`cluster.cluster_form`)."""
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     openai_model: str | None = Field(default=None, validation_alias="OPENAI_MODEL")
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("it names a PostgreSQL database, postgresql://USER@HOST/NAME; a file needs no setting")
+        return url
+
     @property
     def database(self) -> Path:
+        """The file that holds the state where no `database_url` is set."""
         return self.home / "ringfence.db"
 
     @property
-    def database_url(self) -> str:
-        return f"sqlite:///{self.database}"
+    def store_url(self) -> str:
+        """Where the one database is."""
+        return f"sqlite:///{self.database}" if self.database_url is None else self.database_url.get_secret_value()
 
     @property
     def key_file(self) -> Path:
-        return self.home / "audit.key"
+        return self.audit_key or self.home / "audit.key"
 
     @property
     def sandboxes(self) -> Path:
@@ -78,9 +91,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(*, home: Path | None = None) -> Settings:
-    """The settings of this process; `home` overrules the environment. Raises `Mistake`."""
+    """The settings of this process; `home` overrules the environment and is a state of its own. Raises `Mistake`."""
     try:
-        settings = Settings() if home is None else Settings(home=home)
+        settings = Settings() if home is None else Settings(home=home, database_url=None, audit_key=None)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]).upper()

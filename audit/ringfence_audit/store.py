@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -84,7 +84,7 @@ class SqlStore:
         except ArgumentError as error:
             raise LogUnavailable("the database's address cannot be read: give postgresql://… or sqlite:///…") from error
         kind = parsed.get_backend_name()
-        if kind == "postgresql":
+        if kind in ("postgresql", "postgres"):
             server = PostgresDatabase(parsed, is_clock=clock is None)
             _reach(server)
             kept = blobs or DatabaseBlobs()
@@ -112,6 +112,11 @@ class SqlStore:
         self._writer.put(job)
         note: str | None = await job.future
         return note
+
+    def newest_checkpoint(self) -> str | None:
+        """The newest signed note, as stored; None where there is none yet. Blocks until done."""
+        newest = select(tables.checkpoints.c.note).order_by(tables.checkpoints.c.size.desc()).limit(1)
+        return self.read_now(lambda connection: connection.execute(newest).scalar())
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """See `port.Store.read`."""

@@ -107,10 +107,11 @@ def verify(
     """Check every entry, chain, tree and signature."""
     from ringfence.exits import Exit
     from ringfence.session import open_session
-    from ringfence.verifying import verdict_of_file
+    from ringfence.verifying import verdict_of_file, verdict_of_log
 
     with open_session(is_json=is_json) as session:
-        verdict = verdict_of_file(session.settings, file or session.settings.database)
+        settings = session.settings
+        verdict = verdict_of_log(settings, session.store) if file is None else verdict_of_file(settings, file)
         session.output.record(verdict.to_json())
         session.output.line((verdict.text, "good" if verdict.is_intact else "bad"))
     raise typer.Exit(int(Exit.FINISHED if verdict.is_intact else Exit.EVIDENCE))
