@@ -116,6 +116,7 @@ async def test_a_sandbox_lives_and_ends_under_the_orchestrators_own_rights(
     async with installed.orchestrator() as api:
         backend = KubernetesBackend(api, installed.settings(settings), ControlKey(b"o" * 32))
         try:
+            assert "orchestrator-rights" in {layer.name for layer in await backend.check()}
             sandbox = await backend.create(spec)
             outcome = await sandbox.perform(Exec(CallId("r/1/1/n"), 1, ("/bin/sh", "-c", "echo inside"), timeout_s=20))
             assert (outcome.exit_code, outcome.head) == (0, b"inside\n")

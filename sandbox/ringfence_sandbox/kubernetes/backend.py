@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ringfence_sandbox.contract import Backend, EgressGatekeeper, Layer, Sandbox, SandboxId, SandboxSpec
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone, SandboxRemoved
-from ringfence_sandbox.kubernetes import kinds, names, objects, waiting
+from ringfence_sandbox.kubernetes import kinds, names, objects, rights_check, waiting
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.credentials import ControlKey
 from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull, RequestRefused
@@ -69,6 +69,9 @@ class KubernetesBackend(Backend):
             )
         )
         layers.append(Layer("network-policy", True, "shown from inside every pod before it is handed out"))
+        if who := rights_check.orchestrator_of(self.settings):
+            tried = await rights_check.must_hold(self.api, who, now=self._now())
+            layers.append(Layer("orchestrator-rights", True, f"all {len(tried)} attacks were refused"))
         return layers
 
     # -- create --------------------------------------------------------------------------------------------------
