@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ringfence import models
-from ringfence.budgets import narrowed
+from ringfence.budgets import check_team, narrowed
 from ringfence.cluster import with_sandbox
 from ringfence.errors import Mistake, Refused
 from ringfence.wiring import Workshop
@@ -60,6 +60,8 @@ async def open_order(workshop: Workshop, order: Order, person: Person) -> RunId:
         document = with_sandbox(document, order.sandbox, workshop.settings)
     profile = parse_profile(document.encode(), order.profile)
     _check_allowed(profile, order.repository, person)
+    team = next(iter(sorted(set(profile.teams) & person.groups)), "")
+    await check_team(workshop.store, profile, team)
     caps = narrowed(profile.budget.run, order.budget)
     model = models.choose(profile, order.model, workshop.settings)
     await models.check_reach(model, profile, workshop.settings)
@@ -80,7 +82,7 @@ async def open_order(workshop: Workshop, order: Order, person: Person) -> RunId:
             base_commit=bundle.commit,
             system_prompt=system_prompt(profile),
             workspace={"bundle": str(bundle.path), "branch": bundle.branch},
-            team=next(iter(sorted(set(profile.teams) & person.groups)), ""),
+            team=team,
             setup=profile.sandbox.setup,
             caps=caps,
         )

@@ -6,6 +6,7 @@ The store alone is opened in `local_store`, since most commands need nothing els
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +16,7 @@ from ringfence import models
 from ringfence.auth.people import AccountDirectory
 from ringfence.cluster import open_cluster
 from ringfence.directory import LocalDirectory
+from ringfence.budgets import team_scopes
 from ringfence.errors import Mistake
 from ringfence.settings import Settings
 from ringfence_agents.model import Model
@@ -68,7 +70,7 @@ class Workshop:
         )
 
     def runner(self, progress: Progress) -> Runner:
-        worker = f"{socket.gethostname()[:40]}-{os.getpid()}"
+        worker = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
         return Runner(self.store, self._equip, worker=worker, progress=progress)
 
     async def _equip(self, record: RunRecord) -> Equipment:
@@ -82,6 +84,7 @@ class Workshop:
             gate=gate,
             model=await self._model(record.model, profile, record.profile_digest),
             toolbox=self.toolbox,
+        scopes = await team_scopes(self.store, profile, record)
             backend=await self.backend(profile),
             spec=lambda run, sandbox: spec_of(run, profile, sandbox),
             bundle=bundle_of,
@@ -91,6 +94,7 @@ class Workshop:
             ),
         )
 
+            scopes=lambda _: scopes,
     async def _model(self, word: str, profile: Profile, profile_digest: str) -> Model:
         key = (word, profile_digest)
         if key not in self._models:

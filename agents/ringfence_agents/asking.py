@@ -18,7 +18,7 @@ from ringfence_agents.model import ToolSchema
 from ringfence_agents.pending import Pending, pending_of
 from ringfence_agents.runs import Closing, RunState
 from ringfence_agents.schema import inbox, runs
-from ringfence_agents.switch import Stop, StopKind
+from ringfence_agents.switch import Stop, StopKind, Until
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
 from ringfence_tools.budget import Exceeded, Unit, reserve, run_scope
@@ -66,7 +66,7 @@ async def prepare(drive: Drive, *, limit_percent: int) -> Asked | None:
         tokens = tools_tokens + (tokens_under(drive.view, compaction) if compaction else drive.view.tokens)
         outcome = await _write(drive, pending, rows, scopes=scopes, input_tokens=tokens)
         if isinstance(outcome, Exceeded):
-            await _stop_for(drive, outcome)
+            _stop_for(drive, outcome)
             return None
         max_output = outcome
     shown = drive.view.messages
@@ -141,12 +141,13 @@ def _reserve(tx: Transaction, drive: Drive, scopes: Sequence[str], *, holder: st
         output = max(output // 2, LEAST_OUTPUT_TOKENS)
 
 
-async def _stop_for(drive: Drive, exceeded: Exceeded) -> None:
-    """The run's own budget ends it; one that is shared parks it, its work kept."""
-    if exceeded.scope == run_scope(drive.run):
-        await end(drive, Closing(RunState.EXHAUSTED, f"the budget is used up: {exceeded}"))
+def _stop_for(drive: Drive, exceeded: Exceeded) -> None:
+    """Park the run with its work kept, until the budget has room."""
+    if exceeded.is_in_flight:
+        until = Until.SETTLED
     else:
-        drive.switch.throw(Stop(StopKind.BUDGET, "system:budget", str(exceeded)), grace_s=0)
+        until = Until.RAISED if exceeded.scope == run_scope(drive.run) else Until.MONTH
+    drive.switch.throw(Stop(StopKind.BUDGET, "system:budget", str(exceeded), until), grace_s=0)
 
 
 def _compaction_event(drive: Drive, rows: Sequence[MessageRow], after_tokens: int) -> Event:

@@ -15,6 +15,7 @@ from ringfence_agents.model import ModelCall, SeenResult, storable
 from ringfence_agents.pending import Pending, pending_of
 from ringfence_agents.runs import Closing, RunRecord, RunState
 from ringfence_agents.schema import runs
+from ringfence_agents.switch import Stop, StopKind
 from ringfence_agents.todo import Next, Todo, todo
 from ringfence_audit.events import JsonValue
 from ringfence_audit.port import Transaction
@@ -35,7 +36,8 @@ async def collect(drive: Drive) -> Todo:
     record, limits = drive.record, drive.equipment.limits
 
     def work(tx: Transaction) -> _Collected:
-        next_todo = todo(tx.connection, record, micros(tx.now))
+        now_us = micros(tx.now)
+        next_todo = todo(tx.connection, record, now_us)
         if next_todo.next is not Next.COLLECT:
             return _Collected(next_todo, (), [], record, None)
         rows = next_todo.rows
@@ -45,7 +47,7 @@ async def collect(drive: Drive) -> Todo:
         after = record.moved(
             collected_turn=record.turn, next_seq=record.next_seq + len(said), closing=closing or record.closing
         )
-        if not _COLLECTED.change(tx.connection, {**_columns(after), **held_by(drive.lease)}):
+        if not _COLLECTED.change(tx.connection, {**_columns(after), **held_by(drive.lease), "at": now_us}):
             raise lost(drive.lease)
         append_rows(tx.connection, said)
         pending = pending_of(tx.connection, after, drive.context.scopes)
@@ -56,6 +58,7 @@ async def collect(drive: Drive) -> Todo:
     drive.view.add(done.said)
     if done.rows:
         drive.last_results = seen(done.rows)
+        _stop_at_budget(drive, done.rows)
     return done.todo
 
 
@@ -71,13 +74,25 @@ class _Collected:
 _COLLECTED = Prepared(
     update(runs)
     .where(IS_HELD)
-    .values(collected_turn=bindparam("to_turn"), next_seq=bindparam("to_seq"), closing=bindparam("to_closing"))
+    .values(
+        collected_turn=bindparam("to_turn"),
+        next_seq=bindparam("to_seq"),
+        closing=bindparam("to_closing"),
+        moved_at=bindparam("at"),
+    )
 )
 
 
 def _columns(after: RunRecord) -> Mapping[str, str | int]:
     closing = after.closing.to_json() if after.closing else ""
     return {"to_turn": after.turn, "to_seq": after.next_seq, "to_closing": closing}
+
+
+def _stop_at_budget(drive: Drive, rows: Sequence[CallRow]) -> None:
+    """A call that no budget was left for parks the run: the agent, who is told, could do nothing more either."""
+    for row in rows:
+        if row.result is not None and row.result.status is ResultStatus.BUDGET:
+            drive.switch.throw(Stop(StopKind.BUDGET, "system:budget", row.result.text), grace_s=0)
 
 
 def seen(rows: Sequence[CallRow]) -> tuple[SeenResult, ...]:

@@ -16,11 +16,19 @@ from ringfence_agents.runs import Request, RunRecord, RunState, WaitsFor, load
 from ringfence_agents.schema import inbox, runs
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
-from ringfence_tools.budget import Unit, open_budget, run_scope
+from ringfence_tools.budget import Unit, open_budget, run_scope, team_scope
 from ringfence_tools.calls import RunId
 from ringfence_tools.clock import micros
 
 MESSAGE_LIMIT_CHARS = 32 << 10
+
+
+_QUEUED: dict[str, str | int | None] = {
+    "state": RunState.QUEUED.value,
+    "waits_for": "",
+    "wake_at": None,
+    "detail": "",
+}
 
 
 def pause(tx: Transaction, run: RunId, *, by: str, reason: str) -> None:
@@ -88,6 +96,18 @@ def post_message(tx: Transaction, run: RunId, *, by: str, text: str) -> None:
     _record(tx, record, by, {"action": "message", "text": words})
 
 
+def change_team_budget(tx: Transaction, team: str, caps: Mapping[Unit, int], *, by: str, reason: str) -> int:
+    """Set caps of a team for this month; runs of the team that wait for it are queued. Returns how many."""
+    scope = team_scope(team, tx.now)
+    open_budget(tx, scope, caps)
+    waiting = (runs.c.team == team) & (runs.c.waits_for == WaitsFor.BUDGET.value)
+    queued = tx.connection.execute(update(runs).where(waiting).values(_QUEUED)).rowcount
+    named: dict[str, JsonValue] = {unit.value: cap for unit, cap in caps.items()}
+    data: dict[str, JsonValue] = {"action": "budget", "scope": scope, "caps": named, "reason": reason}
+    tx.record(Event(Kind.CONTROL, by, data))
+    return queued
+
+
 def change_budget(tx: Transaction, run: RunId, caps: Mapping[Unit, int], *, by: str, reason: str) -> None:
     """Set caps of the run's own budget; one that waits for it is queued. Raises `RunNotFound`, `RunEnded`."""
     record = _open(tx, run)
@@ -109,7 +129,7 @@ def _open(tx: Transaction, run: RunId) -> RunRecord:
 
 
 def _queue(tx: Transaction, run: RunId) -> None:
-    _set(tx, run, state=RunState.QUEUED.value, waits_for="", wake_at=None, detail="")
+    _set(tx, run, **_QUEUED)
 
 
 def _set(tx: Transaction, run: RunId, **values: str | int | None) -> None:

@@ -112,7 +112,7 @@ def _stop_for(drive: Drive, asked: _Asked | None) -> Stop | None:
         return Stop(StopKind.PARK, asked.by, asked.reason)
     cap = drive.record.wall_cap_ms
     if cap is not None and drive.active_ms + drive.stopwatch.peek_ms() >= cap:
-        return Stop(StopKind.WALL, "system:budget", f"the wall time of {cap // 1000} s is used up")
+        return Stop(StopKind.BUDGET, "system:budget", f"the wall time of {cap // 1000} s is used up")
     return None
 
 

@@ -45,6 +45,7 @@ class Limits:
     closing_s: float = 300.0
     sandbox_start_s: float = 300.0
     sandbox_losses: int = 3
+    budget_retry_s: int = 5
     retry_base_s: int = 15
     retries: int = 6
 

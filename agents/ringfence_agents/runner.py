@@ -8,6 +8,11 @@ no worker, no memory and no sandbox process), or queued again for another worker
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+from operator import add
+from typing import assert_never
 
 from ringfence_agents.asking import end
 from ringfence_agents.collecting import seen
@@ -21,7 +26,7 @@ from ringfence_agents.leases import Lease, claim, guard_of, park
 from ringfence_agents.ports import Equip, Equipment, Limits, Tools
 from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFor
 from ringfence_agents.sandboxes import SandboxHolder
-from ringfence_agents.switch import Stop, StopKind, Switch
+from ringfence_agents.switch import Stop, StopKind, Switch, Until
 from ringfence_agents.todo import Next, todo
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.port import Store, Transaction
@@ -32,7 +37,7 @@ from ringfence_sandbox.errors import (
     SandboxGone,
     StaleFence,
 )
-from ringfence_tools.budget import run_scope
+from ringfence_tools.budget import next_month, run_scope
 from ringfence_tools.calls import RunId
 from ringfence_tools.clock import micros
 from ringfence_tools.errors import LeaseLost, ToolsError
@@ -268,18 +273,39 @@ class _Leg:
         if stop.kind is StopKind.DRAIN:
             return await self._park(WaitsFor.NOTHING, detail=stop.reason)
         if stop.kind is StopKind.BUDGET:
-            return await self._park(WaitsFor.BUDGET, detail=stop.reason)
+            return await self._park_for_budget(stop)
         return await self._park(WaitsFor.PAUSE, detail=f"paused by {stop.by}: {stop.reason}")
 
+    async def _park_for_budget(self, stop: Stop) -> RunState:
+        match stop.until:
+            case Until.SETTLED:
+                delay_s = self._drive.equipment.limits.budget_retry_s
+                return await self._park(WaitsFor.TIME, detail=stop.reason, delay_s=delay_s)
+            case Until.MONTH:
+                return await self._park(WaitsFor.BUDGET, detail=stop.reason, wake=next_month)
+            case Until.RAISED:
+                return await self._park(WaitsFor.BUDGET, detail=stop.reason)
+            case _:
+                assert_never(stop.until)
+
     async def _park(
-        self, waits_for: WaitsFor, *, detail: str, delay_s: int | None = None, failures: int = 0
+        self,
+        waits_for: WaitsFor,
+        *,
+        detail: str,
+        delay_s: int | None = None,
+        wake: Callable[[datetime], datetime] | None = None,
+        failures: int = 0,
     ) -> RunState:
+        """`wake` tells from the database's clock when the run goes on by itself; `delay_s` is the same in seconds."""
         drive = self._drive
+        if delay_s is not None:
+            wake = partial(add, timedelta(seconds=delay_s))
         await self._drive.holder.suspend()
         elapsed = drive.stopwatch.take_ms()
 
         def work(tx: Transaction) -> RunState:
-            wake_at = None if delay_s is None else micros(tx.now) + delay_s * 1_000_000
+            wake_at = None if wake is None else micros(wake(tx.now))
             return park(
                 tx,
                 drive.lease,
@@ -322,4 +348,4 @@ class _Leg:
 def _closing_of(stop: Stop) -> Closing | None:
     if stop.kind is StopKind.CANCEL:
         return Closing(RunState.CANCELLED, f"cancelled by {stop.by}: {stop.reason}")
-    return Closing(RunState.EXHAUSTED, stop.reason) if stop.kind is StopKind.WALL else None
+    return None

@@ -21,12 +21,21 @@ class StopKind(StrEnum):
     CANCEL = "cancel"
     DRAIN = "drain"
     """The worker goes away; another takes the run on."""
-    WALL = "wall"
-    """The wall time of the run is used up."""
     BUDGET = "budget"
-    """A shared budget is used up; the run waits with its work kept."""
+    """A budget is used up; the run waits with its work kept."""
     LOST = "lost"
     """The lease is gone: write nothing more."""
+
+
+class Until(StrEnum):
+    """When a run that stopped for a budget can go on."""
+
+    RAISED = "raised"
+    """A person gives it more."""
+    MONTH = "month"
+    """The next month begins, or a person gives it more."""
+    SETTLED = "settled"
+    """Other runs of the budget have what is left in hand: soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class Stop:
     kind: StopKind
     by: str
     reason: str
+    until: Until = Until.RAISED
 
 
 class Switch:

@@ -27,9 +27,10 @@ from ringfence_agents.todo import Next, Todo, first_start
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
 from ringfence_audit.prepared import Prepared
-from ringfence_tools.budget import Unit, settle
+from ringfence_tools.budget import Mark, Unit, settle
+from ringfence_tools.clock import micros
 from ringfence_tools.ledger import CallRow, Proposal, propose
-from ringfence_tools.progress import Exchanged, Thought
+from ringfence_tools.progress import Exchanged, RunMoved, Thought
 
 CONTEXT_TRIES = 4
 SHRINK_PERCENT = 60
@@ -179,14 +180,14 @@ async def _store(drive: Drive, asked: Asked, answer: Answer) -> Todo:
     used = {Unit.TOKENS: answer.usage.input_tokens + answer.usage.output_tokens, Unit.MICRO_USD: cost}
 
     columns, held = _columns(after), held_by(drive.lease)
+    marks: list[Mark] = []
 
     def work(tx: Transaction) -> tuple[CallRow, ...]:
-        if not _ANSWERED.change(tx.connection, {**columns, **held}):
+        if not _ANSWERED.change(tx.connection, {**columns, **held, "at": micros(tx.now)}):
             raise lost(drive.lease)
         append_rows(tx.connection, rows)
         tx.record(event)
-        if asked.is_reserved:
-            settle(tx, exchange_holder(record.id, turn), used)
+        marks[:] = settle(tx, exchange_holder(record.id, turn), used) if asked.is_reserved else ()
         if not proposals:
             return ()
         return propose(tx, record.id, turn, proposals, is_read_only=drive.equipment.toolbox.is_read_only)
@@ -195,6 +196,9 @@ async def _store(drive: Drive, asked: Asked, answer: Answer) -> Todo:
     drive.proposed = {row.key: row for row in proposed}
     drive.record = after
     drive.view.add(rows)
+    for mark in marks:
+        said = f"{mark.percent} % of the {mark.unit} of {mark.scope} are used: {mark.spent} of {mark.cap}"
+        drive.context.progress(RunMoved(drive.run, "running", said))
     if move.closing is not None:
         return Todo(Next.END)
     return Todo(Next.CALL, first_start(proposed)) if move.calls else Todo(Next.THINK)
@@ -224,6 +228,7 @@ _ANSWERED = Prepared(
         output_tokens=bindparam("to_output"),
         cost_micro_usd=bindparam("to_cost"),
         failures=0,
+        moved_at=bindparam("at"),
     )
 )
 

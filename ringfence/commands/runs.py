@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ringfence_agents.standing import Standing
     from ringfence_audit.events import JsonValue
     from ringfence_audit.port import Transaction
+    from ringfence_tools.budget import Unit, Usage
 
 group = typer.Typer(no_args_is_help=True, help="List, watch, message, pause or resume runs.")
 
@@ -92,6 +93,49 @@ def cancel(run: RunArgument, reason: ReasonOption = "asked at the terminal", is_
         {"type": "cancel", "run_id": chosen},
         "Cancelling.",
     )
+
+
+@group.command()
+def budget(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's id.")] = None,
+    caps: Annotated[str, typer.Option("--set", help="New caps, such as usd=5,tool_calls=300,wall=4h.")] = "",
+    team: Annotated[str, typer.Option(help="A team's budget of this month instead.")] = "",
+    reason: ReasonOption = "asked at the terminal",
+    is_json: Json = False,
+) -> None:
+    """Show a budget, or change it; runs that waited for it go on."""
+    from ringfence.budgets import parse_caps
+    from ringfence.session import open_session
+    from ringfence_agents import control
+    from ringfence_agents.runs import load
+    from ringfence_tools.budget import run_scope, team_scope, usage
+
+    if bool(run) == bool(team):
+        raise Mistake("say whose budget", fix="Name one run, or give --team NAME")
+    chosen = run_id(run) if run else None
+    named = parse_caps(caps)
+
+    def work(tx: Transaction) -> tuple[str, dict[Unit, Usage]]:
+        if chosen is not None:
+            load(tx.connection, chosen)
+        scope = team_scope(team, tx.now) if chosen is None else run_scope(chosen)
+        if named and chosen is None:
+            control.change_team_budget(tx, team, named, by=session.person.principal, reason=reason)
+        elif named and chosen is not None:
+            control.change_budget(tx, chosen, named, by=session.person.principal, reason=reason)
+        return scope, usage(tx.connection, scope)
+
+    with open_session(is_json=is_json) as session:
+        scope, held = session.write(work)
+        for unit, one in held.items():
+            used: dict[str, JsonValue] = {"cap": one.cap, "reserved": one.reserved, "spent": one.spent}
+            session.output.record({"type": "budget", "scope": scope, "unit": unit.value, **used})
+        if not held:
+            session.output.line(f"{scope} has no budget; --set gives it one.")
+            return
+        rows = [[unit.value, str(one.cap), str(one.spent), str(one.reserved)] for unit, one in held.items()]
+        session.output.line((scope, "name"))
+        session.output.table(("UNIT", "CAP", "SPENT", "IN FLIGHT"), rows)
 
 
 def _ask(is_json: bool, act: Callable[[Transaction, str], None], record: dict[str, JsonValue], said: str) -> None:

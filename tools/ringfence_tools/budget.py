@@ -2,17 +2,20 @@
 
 A reservation is one conditional update per scope and unit inside the caller's transaction, so that any number of
 calls at once cannot pass a cap together. What is in flight counts. A scope is `run:ID` or `team:NAME:YYYY-MM`; a
-holder (a call key, a model exchange) reserves once, and reserving again under the same holder changes nothing.
+holder (a call key, a model exchange) reserves once, and reserving again under the same holder changes nothing. What is
+spent passes the mark of a scope (80 % unless it says otherwise) in exactly one settlement, and that one tells of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from ringfence_audit.events import Event, Kind
 from ringfence_audit.port import Transaction
 from ringfence_audit.prepared import Prepared
 from ringfence_tools.calls import RunId
@@ -35,6 +38,13 @@ class Exceeded:
     cap: int
     committed: int
     asked: int
+    spent: int
+    """What is committed for good; the rest of `committed` is in flight and may come back."""
+
+    @property
+    def is_in_flight(self) -> bool:
+        """It would fit if nothing were in flight: trying again later can help without a higher cap."""
+        return self.spent + self.asked <= self.cap
 
     def __str__(self) -> str:
         return f"{self.scope} has {self.cap - self.committed} of {self.cap} {self.unit} left, {self.asked} asked"
@@ -47,16 +57,46 @@ class Usage:
     spent: int
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What is spent in a scope has just passed its mark. The entry is written; this is for who tells people."""
+
+    scope: str
+    unit: Unit
+    spent: int
+    cap: int
+    percent: int
+
+
 def run_scope(run: RunId) -> str:
     return f"run:{run}"
 
 
-def open_budget(tx: Transaction, scope: str, caps: Mapping[Unit, int]) -> None:
+def team_scope(team: str, at: datetime) -> str:
+    """The scope of a team in the month of `at`, by UTC."""
+    return f"team:{team}:{at.astimezone(UTC):%Y-%m}"
+
+
+def next_month(at: datetime) -> datetime:
+    """When the budgets of the month of `at` end, by UTC."""
+    month = at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
+
+
+def open_budget(tx: Transaction, scope: str, caps: Mapping[Unit, int], *, warn_percent: int = 80) -> None:
     """Set the caps of a scope; a cap that exists is changed and what was spent stays. A unit not named is not held."""
     for unit, cap in caps.items():
         where = (budgets.c.scope == scope) & (budgets.c.unit == unit)
         if not tx.connection.execute(update(budgets).where(where).values(cap=cap)).rowcount:
-            tx.connection.execute(insert(budgets).values(scope=scope, unit=unit, cap=cap, reserved=0, spent=0))
+            row = {"scope": scope, "unit": unit, "cap": cap, "reserved": 0, "spent": 0, "warn_percent": warn_percent}
+            tx.connection.execute(insert(budgets).values(**row))
+
+
+def ensure_budget(tx: Transaction, scope: str, caps: Mapping[Unit, int], *, warn_percent: int = 80) -> None:
+    """Set caps where the scope has none yet: what a person changed since stands."""
+    held = usage(tx.connection, scope)
+    missing = {unit: cap for unit, cap in caps.items() if unit not in held}
+    open_budget(tx, scope, missing, warn_percent=warn_percent)
 
 
 _TAKE = Prepared(
@@ -69,7 +109,7 @@ _TAKE = Prepared(
     .values(reserved=budgets.c.reserved + bindparam("amount"))
 )
 _ROW = Prepared(
-    select(budgets.c.cap, budgets.c.reserved, budgets.c.spent).where(
+    select(budgets.c.cap, budgets.c.reserved, budgets.c.spent, budgets.c.warn_percent).where(
         budgets.c.scope == bindparam("in_scope"), budgets.c.unit == bindparam("in_unit")
     )
 )
@@ -102,23 +142,38 @@ def reserve(tx: Transaction, scopes: Sequence[str], amounts: Mapping[Unit, int],
                 continue
             for part in taken:
                 _return(tx, str(part["scope"]), str(part["unit"]), int(part["amount"]), actual=0)
-            return Exceeded(scope, unit, row.cap, row.reserved + row.spent, amount)
+            return Exceeded(scope, unit, row.cap, row.reserved + row.spent, amount, row.spent)
     if taken:
         _HOLD.many(tx.connection, taken)
     return None
 
 
-def settle(tx: Transaction, holder: str, actual: Mapping[Unit, int]) -> None:
+def settle(tx: Transaction, holder: str, actual: Mapping[Unit, int]) -> tuple[Mark, ...]:
     """Turn a holder's reservation into what was really used; a unit not named counts as nothing used.
 
     Actual use above the reservation is recorded as it was: the truth of the record goes before the cap, and the next
-    reservation is refused.
+    reservation is refused. Returns the marks that were passed, each of which is an entry.
     """
     rows = _HELD.all(tx.connection, {"in_holder": holder})
+    marks = []
     for row in rows:
-        _return(tx, row.scope, row.unit, row.amount, actual=actual.get(Unit(row.unit), 0))
+        used = actual.get(Unit(row.unit), 0)
+        _return(tx, row.scope, row.unit, row.amount, actual=used)
+        if used:
+            marks += _marks(tx, holder, row.scope, row.unit, used=used)
     if rows:
         _LET_GO.change(tx.connection, {"in_holder": holder})
+    return tuple(marks)
+
+
+def _marks(tx: Transaction, holder: str, scope: str, unit: str, *, used: int) -> list[Mark]:
+    row = _ROW.first(tx.connection, {"in_scope": scope, "in_unit": unit})
+    if row is None or not (row.spent - used) * 100 < row.cap * row.warn_percent <= row.spent * 100:
+        return []
+    mark = Mark(scope, Unit(unit), row.spent, row.cap, row.warn_percent)
+    data = {"action": "budget.mark", "scope": scope, "unit": unit, "spent": row.spent, "cap": row.cap}
+    tx.record(Event(Kind.CONTROL, "system:budget", {**data, "percent": row.warn_percent}, run=holder.partition("/")[0]))
+    return [mark]
 
 
 def usage(connection: Connection, scope: str) -> dict[Unit, Usage]:

@@ -112,6 +112,7 @@ budgets = Table(
     Column("cap", BigInteger, nullable=False),
     Column("reserved", BigInteger, nullable=False, default=0),
     Column("spent", BigInteger, nullable=False, default=0),
+    Column("warn_percent", Integer, nullable=False, default=80, server_default="80"),
     PrimaryKeyConstraint("scope", "unit"),
 )
 

@@ -117,6 +117,8 @@ class House:
     backend: CountingBackend = field(default_factory=CountingBackend)
     policy: Decider = field(default_factory=FakePolicy)
     toolbox: Toolbox = field(default_factory=builtin_toolbox)
+    scopes: tuple[str, ...] = ()
+    """Budgets that all its runs share."""
     seen: list[ProgressEvent] = field(default_factory=list)
 
     @classmethod
@@ -182,6 +184,7 @@ class House:
             spec=lambda _, sandbox: SandboxSpec(sandbox),
             bundle=lambda record: Bundle(self.folder / "bundle", record.base_commit),
             artifacts=self.folder / "artifacts",
+            scopes=lambda _: self.scopes,
             limits=limits,
         )
 

@@ -144,10 +144,11 @@ async def test_a_sandbox_that_cannot_be_fenced_ends_the_run_with_what_would_fix_
     assert "sysctl" in str((await house.record()).result["summary"])
 
 
-async def test_an_exhausted_budget_ends_the_run(house: House) -> None:
+async def test_a_budget_that_is_used_up_parks_the_run_before_the_model_is_asked(house: House) -> None:
     await house.open(caps={Unit.MICRO_USD: 500})
     model = ScriptedModel([says("", LS)])
-    assert await house.runner(model).drive(RUN) is RunState.EXHAUSTED
+    assert await house.runner(model).drive(RUN) is RunState.PARKED
+    assert (await house.record()).waits_for is WaitsFor.BUDGET
     assert model.asked == []
 
 
@@ -376,7 +377,7 @@ async def test_cancelling_a_waiting_run_closes_it_and_removes_its_sandbox(asking
         (StopKind.PARK, RunState.PARKED, WaitsFor.PAUSE),
         (StopKind.DRAIN, RunState.QUEUED, WaitsFor.NOTHING),
         (StopKind.CANCEL, RunState.CANCELLED, WaitsFor.NOTHING),
-        (StopKind.WALL, RunState.EXHAUSTED, WaitsFor.NOTHING),
+        (StopKind.BUDGET, RunState.PARKED, WaitsFor.BUDGET),
     ],
 )
 async def test_a_run_that_is_told_to_stop_lets_go(
@@ -405,10 +406,10 @@ async def test_a_pause_asked_elsewhere_is_seen_by_the_worker(house: House) -> No
     assert "lunch" in (await house.record()).detail
 
 
-async def test_wall_time_that_is_used_up_ends_the_run(house: House) -> None:
+async def test_wall_time_that_is_used_up_parks_the_run(house: House) -> None:
     await house.open(caps={Unit.WALL_MS: 1})
     model = Stalling([])
-    assert await house.runner(model, limits=Limits(watch_s=0.02)).drive(RUN) is RunState.EXHAUSTED
+    assert await house.runner(model, limits=Limits(watch_s=0.02)).drive(RUN) is RunState.PARKED
 
 
 async def test_a_driver_that_is_cancelled_lets_go_of_the_run(house: House) -> None:
