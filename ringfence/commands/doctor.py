@@ -11,12 +11,16 @@ from ringfence.commands.options import Json
 
 def doctor(
     is_proof_asked: Annotated[bool, typer.Option("--prove", help="Also try, from inside, what must not work.")] = False,
+    is_cluster: Annotated[
+        bool, typer.Option("--cluster", help="Check the Kubernetes cluster instead, by attacking it with our rights.")
+    ] = False,
     is_json: Json = False,
 ) -> None:
-    """Check this machine and print the fix for what is missing."""
+    """Check this machine, or the cluster, and print the fix for what is missing."""
     import asyncio
 
-    code = asyncio.run(_doctor(is_proof_asked=is_proof_asked, is_json=is_json))
+    check = _cluster if is_cluster else _doctor
+    code = asyncio.run(check(is_proof_asked=is_proof_asked, is_json=is_json))
     raise typer.Exit(code)
 
 
@@ -64,6 +68,34 @@ async def _doctor(*, is_proof_asked: bool, is_json: bool) -> int:
             output.line(("MISSING  ", "bad"), name, ("  install it with your package manager", "dim"))
             is_held = False
     said = "This machine can run AI developers." if is_held else "This machine cannot hold the fence."
+    output.line((said, "good" if is_held else "bad"))
+    output.record({"type": "doctor", "is_held": is_held})
+    return int(Exit.FINISHED if is_held else Exit.ISOLATION)
+
+
+async def _cluster(*, is_proof_asked: bool, is_json: bool) -> int:
+    from ringfence.cluster_checks import check_cluster
+    from ringfence.exits import Exit
+    from ringfence.render import make_output
+    from ringfence.settings import load_settings, make_home
+    from ringfence_sandbox.errors import IsolationUnavailable
+
+    output = make_output(is_json=is_json)
+    settings = load_settings()
+    make_home(settings)
+    is_held = True
+    try:
+        async for one in check_cluster(settings, is_proof_asked=is_proof_asked):
+            output.record({"type": one.kind, "name": one.name, "is_held": one.is_held, "detail": one.detail})
+            mark = "held     " if one.is_held else "BROKEN   "
+            output.line((mark, "good" if one.is_held else "bad"), one.name, (f"  {one.detail}", "dim"))
+            is_held = is_held and one.is_held
+    except IsolationUnavailable as error:
+        output.record({"type": "layer", "name": "cluster", "is_held": False, "detail": error.missing, "fix": error.fix})
+        output.line(("MISSING  ", "bad"), error.missing)
+        output.line("fix:     ", (error.fix, "bold"))
+        return int(Exit.ISOLATION)
+    said = "This cluster can run AI developers." if is_held else "This cluster does not hold the fence."
     output.line((said, "good" if is_held else "bad"))
     output.record({"type": "doctor", "is_held": is_held})
     return int(Exit.FINISHED if is_held else Exit.ISOLATION)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from ringfence_sandbox.errors import IsolationUnavailable
 from ringfence_sandbox.kubernetes import rights_check
@@ -53,6 +55,16 @@ class Installed:
 
     def kubectl(self, *argv: str, stdin: str = "") -> str:
         return kubectl(self.cluster, *argv, stdin=stdin)
+
+    def kubeconfig(self, at: Path) -> Path:
+        """A file that holds the orchestrator's token and nothing else."""
+        view = ("config", "view", "--raw", "--minify", "--output=json")
+        ours = json.loads(self.kubectl(*view))
+        token = self.kubectl("create", "token", self.who.account, f"--namespace={self.namespace}").strip()
+        ours["users"] = [{"name": ours["users"][0]["name"], "user": {"token": token}}]
+        at.write_text(json.dumps(ours))
+        at.chmod(0o600)
+        return at
 
     @asynccontextmanager
     async def orchestrator(self) -> AsyncIterator[ClusterApi]:

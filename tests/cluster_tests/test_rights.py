@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +127,39 @@ async def test_a_sandbox_lives_and_ends_under_the_orchestrators_own_rights(
         finally:
             await backend.destroy(spec.id)
         assert await backend.sweep(frozenset()) == []
+
+
+def doctor(installed: Installed, kubeconfig: Path, home: Path, *options: str) -> tuple[int, list[dict[str, object]]]:
+    setting = {
+        "image": installed.cluster.image,
+        "inside_image": installed.cluster.inside_image,
+        "image_pull_policy": installed.cluster.pull_policy,
+        "has_storage_limits": not installed.cluster.is_ours,
+        "instance": installed.name,
+        "namespace": installed.namespace,
+        "run_manager_role": installed.who.run_manager,
+        "service_account": installed.who.account,
+        "cpu_request_milli": 10,
+        "memory_request_mib": 32,
+        "kubeconfig": str(kubeconfig),
+    }
+    environment = os.environ | {"RINGFENCE_HOME": str(home), "RINGFENCE_KUBERNETES": json.dumps(setting)}
+    command = [sys.executable, "-m", "ringfence", "doctor", "--cluster", "--json", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    assert "Traceback" not in done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_doctor_names_what_an_administrators_token_can_do(installed: Installed, tmp_path: Path) -> None:
+    code, said = doctor(installed, installed.cluster.kubeconfig, tmp_path)
+    broken = {str(one["name"]) for one in said if one.get("is_held") is False and one["type"] != "doctor"}
+    assert code == 7
+    assert {"it can relabel kube-system as a run's namespace", "it can read every secret"} <= broken
+    assert "it may * */* in kube-system" in broken
+
+
+def test_doctor_finds_a_cluster_that_holds_under_the_charts_own_rights(installed: Installed, tmp_path: Path) -> None:
+    code, said = doctor(installed, installed.kubeconfig(tmp_path / "config"), tmp_path / "home", "--prove")
+    assert code == 0, [one for one in said if not one.get("is_held")]
+    assert {"orchestrator-rights", "no-other-rights", "network"} <= {str(one.get("name")) for one in said}
+    assert sum(one["type"] == "probe" for one in said) > 3
