@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 TESTED := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: install demo test check bench lock
+.PHONY: install demo demo-kubernetes test check bench lock
 install: $(INSTALLED)
 
 # What runs Ringfence, every file checked against its hash.
@@ -27,6 +27,9 @@ $(TESTED): $(INSTALLED) requirements/dev.txt requirements/model.txt
 
 demo: $(INSTALLED)
 	@$(BIN)/ringfence demo
+
+demo-kubernetes: $(INSTALLED)
+	@$(BIN)/python -m tests.cluster_tests.demo
 
 test: $(TESTED)
 	$(BIN)/python -m pytest -m "not bench"

@@ -36,7 +36,8 @@ class ClusterForm(BaseModel):
     image: str = Field(min_length=1)
     inside_image: str = Field(min_length=1)
     kubeconfig: Path | None = None
-    instance: str = Field(default="default", pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
+    instance: str = Field(default="", pattern=r"^([a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?)?$")
+    """Whose namespaces these are: what a sweeper goes by. Absent: told by the installation's key."""
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     reach: Literal["direct", "port-forward"] | None = None
     control_cidrs: tuple[str, ...] = ()
@@ -75,14 +76,14 @@ def kubeconfig_of(form: ClusterForm, environment: Mapping[str, str]) -> Path | N
     return Path.home() / ".kube" / "config"
 
 
-def cluster_settings(form: ClusterForm, *, is_inside: bool) -> ClusterSettings:
-    """The backend's settings. `is_inside`: this process is a pod of the cluster, so sandboxes are reached directly."""
+def cluster_settings(form: ClusterForm, *, fingerprint: str, is_inside: bool) -> ClusterSettings:
+    """The backend's settings. `fingerprint` is the key's; `is_inside`: this process is a pod of the cluster."""
     from ringfence_sandbox.kubernetes.settings import ClusterSettings, Peer, Requests
 
     return ClusterSettings(
         image=form.image,
         inside_image=form.inside_image,
-        instance=form.instance,
+        instance=form.instance or f"key-{fingerprint}",
         image_pull_policy=form.image_pull_policy,
         reach=form.reach or ("direct" if is_inside else "port-forward"),
         control_peer=Peer(form.namespace, {"ringfence/component": "control-plane"}),
@@ -104,11 +105,9 @@ async def open_cluster(settings: Settings) -> KubernetesBackend:
 
     form = cluster_form(settings)
     kubeconfig = kubeconfig_of(form, os.environ)
-    return await KubernetesBackend.open(
-        cluster_settings(form, is_inside=kubeconfig is None),
-        key=ControlKey.at(settings.home / "sandbox.key"),
-        kubeconfig=kubeconfig,
-    )
+    key = ControlKey.at(settings.home / "sandbox.key")
+    how = cluster_settings(form, fingerprint=key.fingerprint, is_inside=kubeconfig is None)
+    return await KubernetesBackend.open(how, key=key, kubeconfig=kubeconfig)
 
 
 def with_sandbox(document: str, kind: str, settings: Settings) -> str:

@@ -5,6 +5,7 @@ The store alone is opened in `local_store`, since most commands need nothing els
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -19,6 +20,7 @@ from ringfence.directory import LocalDirectory
 from ringfence.budgets import team_scopes
 from ringfence.errors import Mistake
 from ringfence.settings import Settings
+from ringfence.sweeping import keep_swept
 from ringfence_agents.model import Model
 from ringfence_agents.ports import Equipment
 from ringfence_agents.runner import Runner
@@ -47,12 +49,16 @@ class Workshop:
         self.toolbox: Toolbox = builtin_toolbox()
         self._local = LocalBackend(settings.sandboxes)
         self._cluster: Backend | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._models: dict[tuple[str, str], Model] = {}
         self._stack = AsyncExitStack()
 
     async def close(self) -> None:
         await self._stack.aclose()
         await self._local.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
         if self._cluster is not None:
             await self._cluster.close()
 
@@ -62,7 +68,8 @@ class Workshop:
             return self._local
         if profile.sandbox.kind == "kubernetes":
             if self._cluster is None:
-                self._cluster = await open_cluster(self.settings)
+                self._cluster = cluster = await open_cluster(self.settings)
+                self._sweeping = asyncio.create_task(keep_swept(self.store, cluster), name="sweeper")
             return self._cluster
         raise Mistake(
             f"profile {profile.title} asks for a {profile.sandbox.kind} sandbox, which this command cannot start",

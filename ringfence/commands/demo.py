@@ -8,6 +8,9 @@ import typer
 
 
 def demo(
+    sandbox: Annotated[
+        str | None, typer.Option(help="kubernetes: play it on the cluster of RINGFENCE_KUBERNETES.")
+    ] = None,
     is_quick: Annotated[bool, typer.Option("--no-prompt", help="Leave out the prompt at the end.")] = False,
 ) -> None:
     """See an AI developer at work inside the fence."""
@@ -15,4 +18,4 @@ def demo(
 
     from ringfence.demo.story import tell
 
-    raise typer.Exit(asyncio.run(tell(has_prompt=not is_quick)))
+    raise typer.Exit(asyncio.run(tell(has_prompt=not is_quick, sandbox=sandbox)))

@@ -30,13 +30,17 @@ Or a tool call: `read_file {"path": "README.md"}`, `read_file {"path": "/home/de
 Leave with `exit`."""
 
 
-async def be_the_agent(session: Session, stage: Stage) -> None:
+async def be_the_agent(session: Session, stage: Stage, sandbox: str | None = None) -> None:
     """Read lines until `exit`; each is one call of a run of its own."""
     output = session.output
     output.block(HELP, "dim")
     async with open_workshop(session.settings, session.store, session.directory) as workshop:
         order = Order(
-            "You are the agent", str(stage.repository), str(stage.profile), model=f"replay:{stage.transcript}"
+            "You are the agent",
+            str(stage.repository),
+            str(stage.profile),
+            model=f"replay:{stage.transcript}",
+            sandbox=sandbox,
         )
         run = await open_order(workshop, order, session.person)
         seat = _Seat(session, workshop, run)

@@ -26,7 +26,7 @@ from ringfence_tools.calls import RunId
 TASK = "Fix the failing test"
 
 
-async def tell(*, has_prompt: bool) -> int:
+async def tell(*, has_prompt: bool, sandbox: str | None = None) -> int:
     """Play it on this machine; the exit code is that of the run, or of the evidence where it does not hold."""
     output = make_output()
     wait = "10m" if output.is_interactive else "3s"
@@ -36,8 +36,8 @@ async def tell(*, has_prompt: bool) -> int:
         directory = LocalDirectory(stage.settings.people_file, owner=user)
         session = Session(stage.settings, store, directory, directory.person(user), output)
         _title(output, "An AI developer gets a task")
-        _introduce(session, stage)
-        code, run = await _play(session, stage)
+        _introduce(session, sandbox)
+        code, run = await _play(session, stage, sandbox)
         record = await store.read(lambda connection: load(connection, run))
         if record.state is RunState.FINISHED:
             await _trace(session, record)
@@ -47,7 +47,7 @@ async def tell(*, has_prompt: bool) -> int:
         output.line((f"Told in {time.monotonic() - started:.0f} s.", "dim"))
         if has_prompt and output.is_interactive:
             _title(output, "Now you be the agent")
-            await be_the_agent(session, stage)
+            await be_the_agent(session, stage, sandbox)
         return code
 
 
@@ -56,10 +56,13 @@ def _title(output: Output, text: str) -> None:
     output.line((f"── {text} ", "bold"), ("─" * max(3, 74 - len(text)), "dim"))
 
 
-def _introduce(session: Session, stage: Stage) -> None:
+def _introduce(session: Session, sandbox: str | None) -> None:
     output = session.output
     output.line("task      ", (f'"{TASK}"', "bold"), "   a small project whose tests fail")
-    output.line("sandbox   a local Linux sandbox; no network but what is granted")
+    if sandbox == "kubernetes":
+        output.line("sandbox   a Kubernetes namespace of its own; no network at all")
+    else:
+        output.line("sandbox   a local Linux sandbox; no network but what is granted")
     if session.settings.has_model:
         output.line("model     ", (session.settings.openai_model or "the endpoint's default", "name"), ", live")
     else:
@@ -68,11 +71,11 @@ def _introduce(session: Session, stage: Stage) -> None:
         output.line(("people    nobody is at a terminal: every card expires, which denies it", "wait"))
 
 
-async def _play(session: Session, stage: Stage) -> tuple[int, RunId]:
+async def _play(session: Session, stage: Stage, sandbox: str | None) -> tuple[int, RunId]:
     from ringfence.commands.run import drive_and_show
 
     model = None if session.settings.has_model else f"replay:{stage.transcript}"
-    order = Order(TASK, str(stage.repository), str(stage.profile), model=model)
+    order = Order(TASK, str(stage.repository), str(stage.profile), model=model, sandbox=sandbox)
     async with open_workshop(session.settings, session.store, session.directory) as workshop:
         run = await open_order(workshop, order, session.person)
     return await drive_and_show(session, run), run

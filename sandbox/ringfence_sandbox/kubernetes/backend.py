@@ -263,13 +263,16 @@ class KubernetesBackend(Backend):
         await self.api.delete(kinds.NAMESPACE, namespace)
         await waiting.until_gone(self.api, namespace, timeout_s=DESTROY_WITHIN_S)
 
-    async def sweep(self, live: frozenset[SandboxId]) -> Sequence[SandboxId]:
-        found = {
+    async def sandboxes(self) -> frozenset[SandboxId]:
+        """Every sandbox of this installation that is there, and not on its way out."""
+        return frozenset(
             SandboxId(labels_of(namespace)[names.SANDBOX])
             for namespace in await self._namespaces(names.SANDBOX)
             if not text(namespace, "metadata", "deletionTimestamp")
-        }
-        left = sorted(found - live)
+        )
+
+    async def sweep(self, live: frozenset[SandboxId]) -> Sequence[SandboxId]:
+        left = sorted(await self.sandboxes() - live)
         async with asyncio.TaskGroup() as group:
             for sandbox in left:
                 group.create_task(self.destroy(sandbox))

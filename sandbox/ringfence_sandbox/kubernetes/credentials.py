@@ -75,6 +75,11 @@ class ControlKey:
                 fix="name a path that this user can write",
             ) from error
 
+    @property
+    def fingerprint(self) -> str:
+        """Ten hex digits that tell one installation's key from another's, and nothing about it."""
+        return HKDF(hashes.SHA256(), length=5, salt=None, info=b"ringfence/fingerprint").derive(self.secret).hex()
+
     def _derive(self, purpose: str, namespace: str) -> Ed25519PrivateKey:
         seed = HKDF(hashes.SHA256(), length=32, salt=None, info=f"ringfence/{purpose}/{namespace}".encode())
         return Ed25519PrivateKey.from_private_bytes(seed.derive(self.secret))
