@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -20,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ringfence_audit.errors import AuditError
 from ringfence_audit.merkle import Tile
+from ringfence_audit.port import Wakeups
 
 STORAGE_ERRORS = (sqlite3.Error, psycopg.Error, SQLAlchemyError, OSError, AuditError)
 """What a session may raise; anything else is a fault of ours."""
@@ -46,6 +48,8 @@ class Appended:
     """Who appends: its last token is looked up where a commit was cut off, whatever others have appended since."""
     note: Noted | None = None
     """A checkpoint over entries committed before this batch, to be stored with it."""
+    is_news: bool = False
+    """Whether those who wait for news are to be woken once the batch is durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,9 @@ class Database(Protocol):
 
     def is_failure(self, error: Exception) -> bool:
         """Whether an error on a read connection means that storage failed, not the statement."""
+
+    def wakeups(self) -> AbstractAsyncContextManager[Wakeups]:
+        """Listen for announcements from the moment it is entered; see `port.Wakeups`."""
 
     def create_schema(self, metadata: MetaData) -> None:
         """Create every missing table, safely against other processes."""

@@ -47,16 +47,28 @@ class Task:
 class OpenTransaction:
     """See `port.Transaction`."""
 
-    __slots__ = ("_preparer", "connection", "now", "recorded")
+    __slots__ = ("_preparer", "connection", "is_news", "now", "recorded")
 
     def __init__(self, connection: Connection, now: datetime, preparer: Preparer) -> None:
         self.connection = connection
         self.now = now
         self.recorded: list[Prepared] = []
+        self.is_news = False
         self._preparer = preparer
 
     def record(self, event: Event) -> None:
         self.recorded.append(self._preparer.prepare(event, self.now))
+
+    def announce(self) -> None:
+        self.is_news = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What the transactions of a batch that did not fail left behind."""
+
+    recorded: list[Prepared]
+    is_news: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +201,10 @@ class Log:
         self._streams.clear()
         self._head, self._noted, self._pending = head, noted, None
 
-    def _run(self, session: Session, tasks: Sequence[Task]) -> list[Prepared]:
+    def _run(self, session: Session, tasks: Sequence[Task]) -> _Done:
         now = session.now()
         recorded: list[Prepared] = []
+        is_news = False
         for task in tasks:
             transaction = OpenTransaction(session.connection, now or self._clock(), self._preparer)
             session.enter()
@@ -204,16 +217,17 @@ class Log:
                 task.error = error
             else:
                 recorded += transaction.recorded
-        return recorded
+                is_news = is_news or transaction.is_news
+        return _Done(recorded, is_news)
 
-    def _assemble(self, recorded: list[Prepared], session: Session, token: bytes) -> _Batch:
+    def _assemble(self, done: _Done, session: Session, token: bytes) -> _Batch:
         """Chain and hash what the batch recorded; its large bodies are durable before the entries that name them."""
         touched: dict[str, StreamHead] = {}
         bodies: list[bytes] = []
         leaves: list[bytes] = []
         blobs: dict[str, bytes] = {}
         is_urgent = False
-        for item in recorded:
+        for item in done.recorded:
             stream = item.stream
             head = touched.get(stream) or self._streams.get(stream) or session.stream(stream)
             body = seal(item, head.length, head.head)
@@ -230,7 +244,9 @@ class Log:
         edge = self._edge.copy()
         tiles = edge.append(leaves)
         after = Head(edge.size, token)
-        appended = Appended(self._head.size, bodies, tiles, list(touched.values()), after, self._writer, self._pending)
+        appended = Appended(
+            self._head.size, bodies, tiles, list(touched.values()), after, self._writer, self._pending, done.is_news
+        )
         return _Batch(appended, edge, touched, is_urgent)
 
     def _committed(self, batch: _Batch) -> None:

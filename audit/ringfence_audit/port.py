@@ -34,6 +34,20 @@ class Transaction(Protocol):
     def record(self, event: Event) -> None:
         """Add an entry; it becomes durable with this transaction or not at all. Raises `InvalidEvent`."""
 
+    def announce(self) -> None:
+        """Once this transaction is durable, wake everybody who waits for news (`Wakeups`)."""
+
+
+class Wakeups(Protocol):
+    """Hears what other transactions, of any process, announced: `SqlStore.wakeups` opens it. Used by one task."""
+
+    async def wait(self, timeout_s: float) -> bool:
+        """True as soon as something was announced since the last call, False when the time is over.
+
+        It may be true without need (a connection that was lost might have missed something). While the database is
+        away it is False: look again at your own pace.
+        """
+
 
 class Store(Protocol):
     """The one database."""

@@ -10,9 +10,10 @@ Connect to the server itself or through a pooler in session mode: settings of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 from psycopg.abc import Buffer
@@ -26,6 +27,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from ringfence_audit.database import Appended, Head
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.session import WRITERS_KEPT_S, EvidenceSession, statements
+from ringfence_audit.wakeups import CHANNEL, ServerWakeups, server_wakeups
 
 APPEND_LOCK = 0x52464C4F47  # "RFLOG"
 SCHEMA_LOCK = APPEND_LOCK + 1
@@ -48,7 +50,10 @@ _STOOD_ON_NUL = "\N{SYMBOL FOR NULL}"
 class PostgresSession(EvidenceSession):
     """See `database.Session`."""
 
-    TEXT = statements("%s", "extract(epoch FROM clock_timestamp())::bigint")
+    TEXT: ClassVar[Mapping[str, str]] = {
+        **statements("%s", "extract(epoch FROM clock_timestamp())::bigint"),
+        "announce": f"NOTIFY {CHANNEL}",
+    }
     _driver: psycopg.Connection[Any]
 
     def __init__(self, connection: Connection, *, is_clock: bool) -> None:
@@ -146,6 +151,7 @@ class PostgresDatabase:
 
     def __init__(self, url: URL, *, is_clock: bool = True) -> None:
         self._is_clock = is_clock
+        self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         address = url.set(drivername="postgresql+psycopg")
         options = {name: value for name, value in _CONNECT.items() if name not in url.query}
         self._writers = create_engine(
@@ -172,6 +178,9 @@ class PostgresDatabase:
 
     def is_failure(self, error: Exception) -> bool:
         return is_storage_failure(error)
+
+    def wakeups(self) -> AbstractAsyncContextManager[ServerWakeups]:
+        return server_wakeups(self._address)
 
     def create_schema(self, metadata: MetaData) -> None:
         with self._writers.connect() as connection:

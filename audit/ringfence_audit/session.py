@@ -33,6 +33,9 @@ _STATEMENTS = {
     "ON CONFLICT (one) DO UPDATE SET size = excluded.size, token = excluded.token",
     "set_mine": "INSERT INTO audit_writers (writer, token, seen_at) VALUES (?, ?, {now}) "
     "ON CONFLICT (writer) DO UPDATE SET token = excluded.token, seen_at = excluded.seen_at",
+    "announce": "INSERT INTO audit_news (one, announced) VALUES (1, 1) "
+    "ON CONFLICT (one) DO UPDATE SET announced = audit_news.announced + 1",
+    "announced": "SELECT announced FROM audit_news",
     "forget_writers": "DELETE FROM audit_writers WHERE seen_at < {now} - ?",
 }
 WRITERS_KEPT_S = 86_400
@@ -108,6 +111,8 @@ class EvidenceSession:
             execute(text["add_note"], (appended.note.size, appended.note.note))
         execute(text["set_head"], (appended.head.size, appended.head.token))
         execute(text["set_mine"], (appended.writer, appended.head.token))
+        if appended.is_news:
+            execute(text["announce"])
 
     def _append_entries(self, appended: Appended) -> None:
         if not appended.entries:

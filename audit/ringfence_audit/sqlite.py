@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from ringfence_audit.database import Head
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.session import WRITERS_KEPT_S, EvidenceSession, statements
+from ringfence_audit.wakeups import FileWakeups, file_wakeups
 
 _BUSY_S = 30.0
 _WAL_PAGES_SOFT = 4_000
@@ -108,6 +110,13 @@ class SqliteDatabase:
 
     def is_failure(self, error: Exception) -> bool:
         return is_storage_failure(error)
+
+    def wakeups(self) -> AbstractAsyncContextManager[FileWakeups]:
+        return file_wakeups(self._path, self._announced)
+
+    def _announced(self) -> int:
+        with self.read() as connection:
+            return connection.exec_driver_sql(SqliteSession.TEXT["announced"]).scalar() or 0
 
     def create_schema(self, metadata: MetaData) -> None:
         with self._writers.connect() as connection:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from ringfence_audit.entries import Preparer
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.keys import Signer
 from ringfence_audit.log import Log
-from ringfence_audit.port import Transaction
+from ringfence_audit.port import Transaction, Wakeups
 from ringfence_audit.postgres import PostgresDatabase
 from ringfence_audit.redaction import Redactor
 from ringfence_audit.sqlite import SqliteDatabase
@@ -112,6 +113,10 @@ class SqlStore:
         self._writer.put(job)
         note: str | None = await job.future
         return note
+
+    def wakeups(self) -> AbstractAsyncContextManager[Wakeups]:
+        """Listen for what is announced from the moment it is entered, over all processes."""
+        return self._database.wakeups()
 
     def newest_checkpoint(self) -> str | None:
         """The newest signed note, as stored; None where there is none yet. Blocks until done."""

@@ -55,6 +55,14 @@ writers = Table(
 )
 """The token of each writer's last batch, so that a batch whose commit was cut off can be looked up. No evidence."""
 
+news = Table(
+    "audit_news",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),
+    Column("announced", BigInteger, nullable=False),
+)
+"""How often something was announced (`wakeups`), where the database itself cannot tell. No evidence."""
+
 checkpoints = Table(
     "audit_checkpoints",
     metadata,
