@@ -6,16 +6,21 @@ a recorded one.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ringfence.errors import Mistake, Unavailable
 from ringfence.settings import Settings
 from ringfence_agents.model import Model, Prices
+from ringfence_sandbox.egress import EgressLimits, EgressSettings
+from ringfence_sandbox.egress.dialer import Dialer
+from ringfence_sandbox.egress.errors import Code, EgressRefusal
+from ringfence_sandbox.egress.hosts import Authority, canonical_host
+from ringfence_sandbox.egress.resolver import SystemResolver
 from ringfence_tools.profile import Profile
 
 REPLAY = "replay:"
+DEFAULT_ENDPOINT = "https://api.openai.com/v1"
 _CONNECT_S = 5.0
 
 
@@ -43,7 +48,7 @@ def choose(profile: Profile, asked: str | None, settings: Settings) -> str:
     return REPLAY + str(path)
 
 
-def build(word: str, profile: Profile, settings: Settings) -> Model:
+def build(word: str, profile: Profile, settings: Settings, egress: EgressSettings) -> Model:
     """The model behind the word. It is opened on the loop that uses it, and closed with it."""
     if word.startswith(REPLAY):
         from ringfence_agents.replay import ReplayModel
@@ -62,8 +67,17 @@ def build(word: str, profile: Profile, settings: Settings) -> Model:
             window_tokens=named.window_tokens if named is not None else 128_000,
             max_output_tokens=named.max_output_tokens if named is not None else 8_000,
             prices=Prices() if prices is None else Prices(prices.input, prices.output, prices.cached),
-        )
+            proxy=_proxy_to(endpoint_of(profile, settings), egress),
+        ),
+        tls=egress.client_context(),
     )
+
+
+def _proxy_to(endpoint: str | None, egress: EgressSettings) -> str:
+    """The company's proxy where it stands between this machine and the endpoint, else ""."""
+    upstream = egress.proxy()
+    host = urlsplit(endpoint or DEFAULT_ENDPOINT).hostname or ""
+    return egress.upstream.get_secret_value() if upstream is not None and upstream.covers(host) else ""
 
 
 def endpoint_of(profile: Profile, settings: Settings) -> str | None:
@@ -71,8 +85,9 @@ def endpoint_of(profile: Profile, settings: Settings) -> str | None:
     return (profile.model.endpoint if profile.model is not None else None) or settings.openai_base_url
 
 
-async def check_reach(word: str, profile: Profile, settings: Settings) -> None:
-    """Connect once, so that a wrong endpoint is found before anything is made. Raises `Unavailable` or `Mistake`."""
+async def check_reach(word: str, profile: Profile, settings: Settings, egress: EgressSettings) -> None:
+    """Connect once, by the way that the model's client takes, so that a wrong endpoint, or TLS that a company's proxy
+    opens, is found before anything is made. Raises `Unavailable` or `Mistake`."""
     endpoint = endpoint_of(profile, settings)
     if word.startswith(REPLAY) or endpoint is None:
         return
@@ -83,12 +98,15 @@ async def check_reach(word: str, profile: Profile, settings: Settings) -> None:
         raise Mistake(f"the endpoint {endpoint!r} is not a URL", fix="Set OPENAI_BASE_URL") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Mistake(f"the endpoint {endpoint!r} is not an http or https URL", fix="Set OPENAI_BASE_URL")
+    dialer = Dialer(
+        SystemResolver(), EgressLimits(connect_s=_CONNECT_S), upstream=egress.proxy(), tls=egress.client_context()
+    )
     try:
-        async with asyncio.timeout(_CONNECT_S):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
-    except (OSError, TimeoutError) as error:
-        raise Unavailable(
-            f"the model's endpoint {parts.hostname}:{port} does not answer",
-            fix="Start it, or mend OPENAI_BASE_URL or the profile's endpoint; nothing was started",
-        ) from error
-    writer.close()
+        where = Authority(canonical_host(parts.hostname), port)
+        connect = dialer.tls if parts.scheme == "https" else dialer.plain_http
+        stream = await connect(where, is_private_allowed=True)
+    except EgressRefusal as error:
+        fix = error.instead or "Start it, or mend OPENAI_BASE_URL or the profile's endpoint; nothing was started"
+        said = f": {error}" if error.code is not Code.CONNECT_FAILED else ""
+        raise Unavailable(f"the model's endpoint {parts.hostname}:{port} does not answer{said}", fix=fix) from error
+    stream.close()

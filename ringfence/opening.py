@@ -64,7 +64,7 @@ async def open_order(workshop: Workshop, order: Order, person: Person) -> RunId:
     await check_team(workshop.store, profile, team)
     caps = narrowed(profile.budget.run, order.budget)
     model = models.choose(profile, order.model, workshop.settings)
-    await models.check_reach(model, profile, workshop.settings)
+    await models.check_reach(model, profile, workshop.settings, workshop.egress)
     run = RunId(fresh_id("r"))
     with _folder(workshop.settings.runs / run) as folder:
         bundle = await _bundle(workshop, order, profile, run=run, person=person, folder=folder)

@@ -3,6 +3,8 @@
 Every setting is an environment variable: `RINGFENCE_HOME`, `RINGFENCE_PROFILE`, and so on; the model's are the ones
 that its clients use everywhere (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_MODEL`).
 `RINGFENCE_KUBERNETES` (JSON, see `cluster.ClusterForm`) is the cluster that runs execute on.
+`RINGFENCE_EGRESS` (JSON: `upstream`, `direct`, `ca_files`) is how this machine reaches the outside, sandboxes and model
+alike.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ class Settings(BaseSettings):
     """`postgresql://…` where several machines share the state; without it the state is a file in `home`."""
     audit_key: Path | None = None
     """The log's signing key where it does not lie in `home`: all that write to one database sign with one key."""
+    egress: dict[str, JsonValue] = Field(default_factory=dict)
+    """Checked where it is used (`wiring.egress_of`): reading it here would cost every command the proxy's imports."""
     kubernetes: dict[str, JsonValue] = Field(default_factory=dict)
     """Checked where it is used (`cluster.cluster_form`)."""
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")

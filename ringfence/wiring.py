@@ -13,11 +13,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path, PurePosixPath
 
+from pydantic import ValidationError
+
 from ringfence import models
 from ringfence.auth.people import AccountDirectory
+from ringfence.budgets import team_scopes
 from ringfence.cluster import open_cluster
 from ringfence.directory import LocalDirectory
-from ringfence.budgets import team_scopes
 from ringfence.errors import Mistake
 from ringfence.settings import Settings
 from ringfence.sweeping import keep_swept
@@ -27,6 +29,8 @@ from ringfence_agents.runner import Runner
 from ringfence_agents.runs import RunRecord
 from ringfence_audit.store import SqlStore
 from ringfence_sandbox.contract import Backend, Bundle, Limits, Mount, SandboxId, SandboxSpec
+from ringfence_sandbox.egress import EgressSettings
+from ringfence_sandbox.egress.errors import EgressMisconfigured
 from ringfence_sandbox.local.backend import LocalBackend
 from ringfence_sandbox.local.host_tree import toolchain_mounts
 from ringfence_tools.builtin.toolset import builtin_toolbox
@@ -47,7 +51,8 @@ class Workshop:
         self.store = store
         self.directory = directory
         self.toolbox: Toolbox = builtin_toolbox()
-        self._local = LocalBackend(settings.sandboxes)
+        self.egress = egress_of(settings)
+        self._local = LocalBackend(settings.sandboxes, egress=self.egress)
         self._cluster: Backend | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._models: dict[tuple[str, str], Model] = {}
@@ -86,26 +91,26 @@ class Workshop:
         policy = Policy.compile(profile)
         directory = AccountDirectory(self.store, self.directory)
         gate = Gate(self.store, policy, self.toolbox, directory, end_run_at=profile.after_deny.end_run_at)
+        scopes = await team_scopes(self.store, profile, record)
         person = record.on_behalf_of.removeprefix("person:")
         return Equipment(
             gate=gate,
             model=await self._model(record.model, profile, record.profile_digest),
             toolbox=self.toolbox,
-        scopes = await team_scopes(self.store, profile, record)
             backend=await self.backend(profile),
             spec=lambda run, sandbox: spec_of(run, profile, sandbox),
             bundle=bundle_of,
             artifacts=self.settings.runs,
+            scopes=lambda _: scopes,
             egress=lambda run: RunEgress(
                 self.store, policy, profile.network, run.id, person, secret=_environment_secret
             ),
         )
 
-            scopes=lambda _: scopes,
     async def _model(self, word: str, profile: Profile, profile_digest: str) -> Model:
         key = (word, profile_digest)
         if key not in self._models:
-            model = models.build(word, profile, self.settings)
+            model = models.build(word, profile, self.settings, self.egress)
             close = getattr(model, "close", None)
             if close is not None:
                 self._stack.push_async_callback(close)
@@ -121,6 +126,23 @@ async def open_workshop(settings: Settings, store: SqlStore, directory: LocalDir
         yield workshop
     finally:
         await workshop.close()
+
+
+def egress_of(settings: Settings) -> EgressSettings:
+    """How this machine reaches the outside. Raises `Mistake`."""
+    try:
+        egress = EgressSettings.model_validate(settings.egress)
+        egress.client_context()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise Mistake(
+            f"RINGFENCE_EGRESS: {name}: {first['msg']}",
+            fix='Write {"upstream": "http://proxy.example:3128", "direct": [".corp.example"], "ca_files": ["/ca.pem"]}',
+        ) from error
+    except EgressMisconfigured as error:
+        raise Mistake(f"RINGFENCE_EGRESS: {error}", fix="Name files that hold certificates in PEM form") from error
+    return egress
 
 
 def spec_of(run: RunRecord, profile: Profile, sandbox: SandboxId) -> SandboxSpec:
@@ -143,6 +165,7 @@ def spec_of(run: RunRecord, profile: Profile, sandbox: SandboxId) -> SandboxSpec
         image=form.image or "",
         runtime_class=form.runtime_class or "",
         has_egress=is_local,
+        ends_tls=bool(profile.network.credentials or profile.network.opened),
         is_reduced_allowed=form.reduced,
     )
 

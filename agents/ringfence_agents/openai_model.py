@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -36,6 +37,8 @@ class Endpoint:
     name: str
     base_url: str | None = None
     api_key: str = ""
+    proxy: str = ""
+    """A company's proxy on the way, as a URL. What the environment says of proxies is not looked at."""
     window_tokens: int = 128_000
     max_output_tokens: int = 8_000
     prices: Prices = field(default_factory=Prices)
@@ -63,6 +66,7 @@ class OpenAIModel:
         self,
         endpoint: Endpoint,
         *,
+        tls: ssl.SSLContext | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -77,7 +81,14 @@ class OpenAIModel:
         )
         hooks = {"response": [_bound]}
         client = (
-            DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False, event_hooks=hooks)
+            DefaultAsyncHttpxClient(
+                timeout=timeout,
+                follow_redirects=False,
+                event_hooks=hooks,
+                proxy=endpoint.proxy or None,
+                verify=tls or ssl.create_default_context(),
+                trust_env=False,
+            )
             if transport is None
             else httpx2.AsyncClient(timeout=timeout, follow_redirects=False, event_hooks=hooks, transport=transport)
         )

@@ -67,6 +67,8 @@ class SandboxSpec:
     image: str = ""
     runtime_class: str = ""
     has_egress: bool = False
+    ends_tls: bool = False
+    """The proxy reads what goes to some hosts: a certificate authority of the run is made, and trusted inside."""
     is_reduced_allowed: bool = False
     """The profile names the reduced level explicitly: a missing layer is reported, not refused."""
     cluster_rules: tuple[ClusterRule, ...] = ()
@@ -332,6 +334,7 @@ class EgressRequest:
     """One connection or plain HTTP request. `method` is CONNECT where the content cannot be seen.
 
     `path` is the path as the server will get it, free of dot segments however encoded; `query` what follows the `?`.
+    `is_plain`: an HTTP request that travels without TLS.
     """
 
     sandbox: SandboxId
@@ -341,6 +344,7 @@ class EgressRequest:
     method: str
     path: str = ""
     query: str = ""
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,8 @@ def _path(pattern: str, rule: Rule, family: Family) -> str:
     is_allow = rule.effect == "allow"
     if family is Family.DELIVER and pattern.startswith("/"):
         raise PolicyError(f"rule {rule.id}: {pattern}: paths of a patch are relative; drop the leading slash")
+    if family is Family.NETWORK:
+        return _url_path(pattern, rule)
     inside = pattern.removeprefix(WORKSPACE_PREFIX)
     # A relative allow is about the workspace; a relative forbid or ask is about such a path anywhere.
     guard = "!context.outside && " if is_allow and family is Family.FILES and not inside.startswith("/") else ""
@@ -172,6 +174,18 @@ def _path(pattern: str, rule: Rule, family: Family) -> str:
             "write the folder out, or use dir/**"
         )
     return f"({guard}{match})"
+
+
+def _url_path(pattern: str, rule: Rule) -> str:
+    """A URL's path, which has no folders that a star could be kept from crossing: only a closing `/**` is exact."""
+    if not pattern.startswith("/"):
+        raise PolicyError(f"rule {rule.id}: {pattern}: paths of a URL begin with a slash")
+    whole, stem = pattern.removesuffix("/**"), pattern.endswith("/**")
+    if rule.effect == "allow" and "*" in whole:
+        raise PolicyError(f"rule {rule.id}: {pattern}: an allow rule names a path, or all below one with /**")
+    match = _like("context.path", whole.replace("**", "*")) if whole else "true"
+    below = _like("context.path", f"{whole.replace('**', '*')}/*")
+    return f"({match} || {below})" if stem else f"({match})"
 
 
 def _glob(pattern: str) -> tuple[str, bool]:

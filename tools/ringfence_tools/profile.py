@@ -21,7 +21,9 @@ __all__ = ["BUILT_IN", "Profile", "Rule", "load_profile", "parse_profile", "pin_
 
 BUILT_IN = ("default", "base-restricted")
 MAX_BASES = 8
-_ADDED_LISTS = {("network", "allow"), ("network", "private"), ("network", "credentials"), ("sandbox", "setup")}
+_ADDED_LISTS = {("network", name) for name in ("allow", "private", "plain", "opened", "credentials")} | {
+    ("sandbox", "setup")
+}
 
 
 def load_profile(path_or_name: str | Path, search: Sequence[Path] = ()) -> Profile:

@@ -7,6 +7,7 @@ parsed is frozen. The meaning of `rules` and `network` is in `policy_compile.py`
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Annotated, Literal, TypeAlias
 
@@ -21,6 +22,7 @@ RULE_FAMILIES = frozenset(Family) - {Family.PEOPLE}
 _WORD = re.compile(r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")
 _ENVIRONMENT = re.compile(r"^env:[A-Z_][A-Z0-9_]{0,99}$")
 _HEADER = re.compile(r"^[A-Za-z0-9-]{1,64}$")
+_USER = re.compile(r"^[A-Za-z0-9._@+-]{1,100}$")
 _METHOD = re.compile(r"^[A-Z]{1,20}$")
 
 
@@ -55,6 +57,12 @@ def _check_host_pattern(value: str) -> str:
     elif wildcard:
         raise ValueError("write * for every host")
     return f"{wildcard}{rest}:{port}" if port else f"{wildcard}{rest}"
+
+
+def _check_template(value: str) -> str:
+    if value.count("{}") != 1 or not value.isascii():
+        raise ValueError("write {} once, where the secret goes: Bearer {}")
+    return value
 
 
 def _check_pattern(value: str) -> str:
@@ -202,6 +210,10 @@ class Credential(Form):
 
     host: HostPattern
     header: Annotated[str, _check_match(_HEADER, "a header's name: letters, digits and hyphens")] = "Authorization"
+    template: Annotated[Line, AfterValidator(_check_template)] = "{}"
+    """The header's value, with `{}` where the secret goes: `Bearer {}`."""
+    basic: Annotated[str, _check_match(_USER, "a user name without colon")] | None = None
+    """Send user and secret as HTTP Basic instead, as git over https wants: `x-access-token`."""
     source: Annotated[
         str, _check_match(_ENVIRONMENT, "name the variable that holds it, such as env:INDEX_TOKEN; never the value")
     ] = Field(alias="from")
@@ -210,13 +222,26 @@ class Credential(Form):
     def _check_one_host(self) -> Credential:
         if "*" in self.host:
             raise ValueError("a credential goes to one named host, never to a wildcard")
+        if self.basic is not None and self.template != "{}":
+            raise ValueError("template and basic both say how the secret is sent; keep one")
         return self
+
+    def value(self, secret: str) -> str:
+        """What stands in the header."""
+        if self.basic is not None:
+            return "Basic " + base64.b64encode(f"{self.basic}:{secret}".encode()).decode()
+        return self.template.replace("{}", secret)
 
 
 class Network(Form):
     allow: HostPatterns = ()
     private: HostPatterns = ()
     """Hosts inside the company: a private address behind the name is fine."""
+    plain: HostPatterns = ()
+    """Hosts that may be spoken to by HTTP without TLS, where a rule or a grant opens them at all."""
+    opened: HostPatterns = ()
+    """Hosts whose TLS the proxy ends, so that rules can name methods and paths. One with a credential is opened too;
+    any other that is reached may be sent anything, for anyone there."""
     credentials: Annotated[tuple[Credential, ...], BeforeValidator(_as_tuple)] = ()
 
 
@@ -286,7 +311,7 @@ _FITTING: dict[str, frozenset[Family]] = {
     "hosts": frozenset({Family.NETWORK}),
     "methods": frozenset({Family.NETWORK}),
     "sends": frozenset({Family.NETWORK}),
-    "paths": frozenset({Family.FILES, Family.DELIVER}),
+    "paths": frozenset({Family.FILES, Family.DELIVER, Family.NETWORK}),
     "write": frozenset({Family.FILES}),
     "commands": frozenset({Family.SHELL}),
     "resources": frozenset({Family.CLUSTER}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ringfence_tools.profile_model import Profile, Rule
 from ringfence_tools.profile_units import duration_text, usd_text
 
@@ -11,7 +13,11 @@ def explain(profile: Profile) -> str:
     lines = [f"{profile.title}: {profile.description}", f"Runs execute in a {profile.sandbox.kind} sandbox."]
     lines += [f"- {_rule(rule)}" for rule in profile.rules]
     if profile.network.allow:
-        lines.append(f"- open without asking: {', '.join(profile.network.allow)}")
+        lines.append(f"- open without asking: {', '.join(map(partial(_host, profile), profile.network.allow))}")
+    if profile.network.opened:
+        lines.append(f"- read by the proxy, request by request: {', '.join(profile.network.opened)}")
+    if profile.network.plain:
+        lines.append(f"- may be spoken to without TLS: {', '.join(profile.network.plain)}")
     for credential in profile.network.credentials:
         lines.append(f"- {credential.host} gets the header {credential.header}, added outside the sandbox")
     said = "a person is asked" if profile.unmatched == "ask" else "it is forbidden"
@@ -29,6 +35,12 @@ def diff(before: Profile, after: Profile) -> list[str]:
     old, new = explain(before).splitlines()[1:], explain(after).splitlines()[1:]
     gone = [f"- {line.removeprefix('- ')}" for line in old if line not in new]
     return gone + [f"+ {line.removeprefix('- ')}" for line in new if line not in old]
+
+
+def _host(profile: Profile, pattern: str) -> str:
+    """A host that is open, with a warning where nobody reads what goes there."""
+    read = {*profile.network.opened, *(credential.host for credential in profile.network.credentials)}
+    return pattern if pattern in read else f"{pattern} (unopened: may send anything to anyone there)"
 
 
 def _rule(rule: Rule) -> str:

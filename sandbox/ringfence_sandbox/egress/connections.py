@@ -125,7 +125,9 @@ class Connection:
             self._identity = await self._parts.identify(request)
         return self._identity
 
-    def _ask(self, authority: Authority, method: str, head: Head | None = None) -> EgressRequest:
+    def _ask(
+        self, authority: Authority, method: str, head: Head | None = None, *, is_plain: bool = False
+    ) -> EgressRequest:
         assert self._identity is not None  # noqa: S101 every request is identified before it is asked for
         self._request = EgressRequest(
             sandbox=self._identity.sandbox,
@@ -135,13 +137,15 @@ class Connection:
             method=method,
             path=head.path if head else "",
             query=head.query if head else "",
+            is_plain=is_plain,
         )
         return self._request
 
     # Plain and opened HTTP
 
     async def _forward(self, wire: InsideWire, head: Head, scheme: str) -> None:
-        async with self._parts.admissions.admitted(self._ask(head.authority, head.method, head)) as admission:
+        asked = self._ask(head.authority, head.method, head, is_plain=scheme == "http")
+        async with self._parts.admissions.admitted(asked) as admission:
             injected = injected_headers(admission.verdict)
             if injected and scheme == "http" and not admission.verdict.is_private_allowed:
                 raise EgressRefusal(

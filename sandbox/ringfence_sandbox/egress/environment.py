@@ -5,7 +5,9 @@ Pure but for `system_roots`. The variables and the files beside `ca_path` belong
 
 from __future__ import annotations
 
+import re
 import ssl
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -13,7 +15,9 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.utils import CryptographyDeprecationWarning
 
+_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _INSIDE = "localhost,127.0.0.1,::1"
 _JAVA_STORE_PASSWORD = "changeit"  # noqa: S105 a trust store holds certificates only; Java wants a word all the same
 
@@ -82,13 +86,28 @@ def _java_store(ca_path: PurePosixPath) -> PurePosixPath:
 
 
 def _trust_store(bundle: bytes) -> bytes:
-    certificates = x509.load_pem_x509_certificates(bundle)
+    certificates = _sound(bundle)
+    if not certificates:
+        raise ValueError("no certificate is there to be trusted")
     named = [
         pkcs12.PKCS12Certificate(certificate, f"root-{index}".encode())
         for index, certificate in enumerate(certificates)
     ]
     lock = serialization.BestAvailableEncryption(_JAVA_STORE_PASSWORD.encode())
     return pkcs12.serialize_java_truststore(named, lock)
+
+
+def _sound(bundle: bytes) -> Sequence[x509.Certificate]:
+    """The certificates that RFC 5280 allows. Distributions still carry one whose serial number is negative."""
+    found = []
+    for block in _BLOCK.findall(bundle):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CryptographyDeprecationWarning)
+            try:
+                found.append(x509.load_pem_x509_certificate(block))
+            except CryptographyDeprecationWarning:
+                continue
+    return found
 
 
 def _java_options(proxy_url: str, ca_path: PurePosixPath) -> str:

@@ -13,7 +13,7 @@ import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import h11
 
@@ -37,13 +37,21 @@ _END_S = 1.5
 _ACCEPT_PAUSE_S = 0.1
 
 
+@runtime_checkable
+class WitnessingGatekeeper(EgressGatekeeper, Protocol):
+    """A gatekeeper that also keeps what was refused."""
+
+    async def refused(self, refused: Refused) -> None: ...
+
+
 class EgressProxy:
     """Serves any number of sandboxes; each has limits of its own.
 
     `ca` is the run's authority, or a function that gives each sandbox's; without it, hosts whose TLS would have to be
     opened are refused. `upstream` is a company's proxy, `tls` the client context that trusts a company's CA.
-    `observer` is told of every refusal, also of those that the gatekeeper cannot know (a wrong server name, a private
-    address, malformed HTTP); what it raises is logged and changes nothing.
+    Every refusal is told, also those that the gatekeeper cannot know (a wrong server name, a private address, malformed
+    HTTP): to `observer`, or to the gatekeeper where it is a `WitnessingGatekeeper`. What that raises is logged and
+    changes nothing: the request is refused either way.
     """
 
     def __init__(
@@ -62,7 +70,7 @@ class EgressProxy:
         self._admissions = Admissions(gatekeeper, self._limits)
         self._dialer = Dialer(resolver or SystemResolver(), self._limits, upstream=upstream, tls=tls)
         self._authority_of: AuthorityOf = ca if callable(ca) else lambda _: ca
-        self._observer = observer
+        self._observer = observer or (gatekeeper.refused if isinstance(gatekeeper, WitnessingGatekeeper) else None)
         self._new_id = new_id
         self._quotas: dict[SandboxId, Quota] = {}
         self._log = logging.getLogger("ringfence.egress")

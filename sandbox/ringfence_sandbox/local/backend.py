@@ -22,16 +22,19 @@ from ringfence_sandbox.contract import (
     SandboxId,
     SandboxSpec,
 )
+from ringfence_sandbox.egress import EgressSettings, RunAuthority
+from ringfence_sandbox.egress.resolver import Resolver, SystemResolver
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxError
 from ringfence_sandbox.inside import wire
 from ringfence_sandbox.local import bwrap, seccomp
 from ringfence_sandbox.local.environment import command_environment
 from ringfence_sandbox.local.etc import prepared_etc
-from ringfence_sandbox.local.launch import Launch, Launched, launch
+from ringfence_sandbox.local.launch import Launch, Launched, Outside, launch
 from ringfence_sandbox.local.layout import Layout
 from ringfence_sandbox.local.reach import Reach
 from ringfence_sandbox.local.sandbox import LocalSandbox
 from ringfence_sandbox.local.system_tree import SystemTree, system_tree
+from ringfence_sandbox.local.trust import TRUST, own_trust, shared_trust
 from ringfence_sandbox.local.uids import UidLeases
 
 WRITABLE = ("/workspace", bwrap.HOME, "/tmp", "/dev", "/proc")  # noqa: S108 - inside
@@ -47,17 +50,29 @@ class Ground:
     artifact: Path
     seccomp: bytes
     reach: Reach | None
+    trust: Path
+    outside: Outside
     proc_names: frozenset[str] = field(default_factory=frozenset)
 
 
 class LocalBackend(Backend):
     """`root` holds everything (see `layout`). As root every sandbox gets a real uid of its own; else they share ours.
 
-    `fence` is for tests that remove one layer to see its probe fail; nothing else passes it.
+    `egress` is how this machine reaches the outside. `fence` is for tests that remove one layer to see its probe
+    fail, `resolver` for tests whose internet is on loopback; nothing else passes them.
     """
 
-    def __init__(self, root: Path, *, fence: bwrap.Fence | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        egress: EgressSettings | None = None,
+        fence: bwrap.Fence | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
         self._layout = Layout(root)
+        self._egress = egress or EgressSettings()
+        self._resolver = resolver or SystemResolver()
         self._fence = fence or bwrap.Fence()
         self._leases = UidLeases(self._layout.uids)
         self._ground: Ground | None = None
@@ -149,6 +164,10 @@ class LocalBackend(Backend):
         ground = await self._prepared()
         folder = self._layout.sandbox(spec.id)
         mounts = spec.mounts
+        authority = RunAuthority.create(spec.id) if spec.has_egress and spec.ends_tls else None
+        trust = ground.trust
+        if authority is not None:
+            trust = own_trust(folder, self._egress.certificates(), authority.certificate_pem)
         if ground.reach is not None:
             async with self._lock:
                 ground.reach.reachable(*(mount.source for mount in mounts))
@@ -163,6 +182,7 @@ class LocalBackend(Backend):
                     state=_placed(ground, folder / "state"),
                     output=_placed(ground, folder / "output"),
                     artifact=_placed(ground, ground.artifact),
+                    trust=_placed(ground, trust) if spec.has_egress else None,
                 ),
                 spec.limits,
                 fence=self._fence,
@@ -173,13 +193,15 @@ class LocalBackend(Backend):
             seccomp=ground.seccomp if self._fence.has_seccomp else None,
             uid=uid,
             namespace_fd=ground.reach.namespace_fd if ground.reach is not None else None,
+            outside=ground.outside,
+            authority=authority,
         )
         return await launch(order, has_egress=egress is not None and spec.has_egress)
 
     def _config(self, spec: SandboxSpec, ground: Ground) -> dict[str, wire.Json]:
         shown = [*ground.tree.mounts, *spec.mounts]
         has_landlock = self._fence.has_landlock
-        readable = sorted({str(mount.target) for mount in shown} | {bwrap.OUTPUT})
+        readable = sorted({str(mount.target) for mount in shown} | {bwrap.OUTPUT, str(TRUST)})
         return {
             "workspace": "/workspace",
             "state": bwrap.STATE,
@@ -207,14 +229,16 @@ class LocalBackend(Backend):
             artifact.write_artifact(packed, is_compiled=True)
         tree = system_tree(prepared_etc(root))
         program = find_bwrap()
+        trust = shared_trust(root, self._egress.certificates())
+        outside = Outside(self._resolver, self._egress.proxy(), self._egress.client_context())
         reach = None
         if self._is_root:
             reach = await Reach.open(REACH)
-            reach.reachable(*(mount.source for mount in tree.mounts), program, packed, self._layout.sandboxes)
+            reach.reachable(*(mount.source for mount in tree.mounts), program, packed, trust, self._layout.sandboxes)
             mounts = tuple(Mount(reach.place(mount.source), mount.target) for mount in tree.mounts)
             tree = SystemTree(mounts, tree.links, tree.python)
         names = frozenset(name for name in bwrap.HIDDEN_IN_PROC if _is_for_all(Path("/proc", name)))
-        return Ground(program, tree, packed, seccomp.program(), reach, names)
+        return Ground(program, tree, packed, seccomp.program(), reach, trust, outside, names)
 
 
 def _placed(ground: Ground, path: Path) -> Path:

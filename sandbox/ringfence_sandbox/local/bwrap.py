@@ -14,6 +14,7 @@ from pathlib import Path
 from ringfence_sandbox.contract import WORKSPACE, Limits, Mount
 from ringfence_sandbox.errors import SandboxError
 from ringfence_sandbox.local.system_tree import SystemTree
+from ringfence_sandbox.local.trust import TRUST
 
 UID = 1000
 HOME = "/home/agent"
@@ -35,6 +36,8 @@ class Places:
     state: Path
     output: Path
     artifact: Path
+    trust: Path | None = None
+    """What tools inside trust and how they find the proxy, where the sandbox has a way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ def arguments(
     words += ["--bind", str(places.workspace), str(WORKSPACE), "--bind", str(places.home), HOME]
     words += ["--bind", str(places.state), STATE, "--bind", str(places.output), OUTPUT]
     words += ["--ro-bind", str(places.artifact), ARTIFACT]
+    if places.trust is not None:
+        words += ["--ro-bind", str(places.trust), str(TRUST)]
     words += _switch(fence.is_root_readonly, "--remount-ro", "/")
     return words
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ringfence_sandbox.contract import SandboxSpec
+from ringfence_sandbox.egress import environment
+from ringfence_sandbox.local.trust import CA, PROXY
 
-PROXY = "http://127.0.0.1:3128"
-NO_PROXY = "localhost,127.0.0.1,::1"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def command_environment(spec: SandboxSpec) -> Mapping[str, str]:
-    """Ours first, then the spec's; with egress the proxy's address in every form that tools look for."""
+    """Ours first, then the spec's; with egress what makes tools find the proxy and trust what it shows them."""
     found = {
         "PATH": DEFAULT_PATH,
         "HOME": "/home/agent",
@@ -28,9 +28,5 @@ def command_environment(spec: SandboxSpec) -> Mapping[str, str]:
         "CI": "1",
     }
     if spec.has_egress:
-        for name in ("http_proxy", "https_proxy", "all_proxy", "npm_config_proxy", "npm_config_https_proxy"):
-            found[name] = PROXY
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PIP_PROXY"):
-            found[name] = PROXY
-        found |= {"no_proxy": NO_PROXY, "NO_PROXY": NO_PROXY}
+        found |= environment(PROXY, CA)
     return {**found, **spec.environment}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from ringfence_sandbox.artifact import BOOT
 from ringfence_sandbox.connection import Greeting, ServerConnection
+from ringfence_sandbox.egress import RunAuthority, Upstream
+from ringfence_sandbox.egress.resolver import Resolver
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxError, SandboxGone
 from ringfence_sandbox.inside import wire
 from ringfence_sandbox.local import bwrap
@@ -33,16 +36,30 @@ class Launch:
     seccomp: bytes | None
     uid: int | None
     namespace_fd: int | None
+    outside: Outside
+    authority: RunAuthority | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """How this machine's proxies reach the outside: prepared once, as reading roots takes longer than a start."""
+
+    resolver: Resolver
+    upstream: Upstream | None
+    tls: ssl.SSLContext
 
 
 @dataclass(slots=True)
 class Launched:
-    """A server that has greeted. `listener` is the socket that it handed out, where egress was asked for."""
+    """A server that has greeted. `egress` is the socket over which it hands out its listener, where it has one;
+    `authority` the run's own, where the proxy opens TLS, made for this start."""
 
     connection: ServerConnection
     greeting: Greeting
     process: subprocess.Popen[bytes]
     egress: socket.socket | None
+    outside: Outside
+    authority: RunAuthority | None
 
 
 def _memory_file(name: str, data: bytes) -> int:
@@ -95,7 +112,7 @@ async def launch(order: Launch, *, has_egress: bool) -> Launched:
         raise _unavailable(complaints, error) from error
     finally:
         os.close(complaints)
-    return Launched(connection, greeting, process, egress)
+    return Launched(connection, greeting, process, egress, order.outside, order.authority)
 
 
 def _unavailable(complaints: int, error: SandboxError) -> SandboxError:

@@ -35,7 +35,15 @@ class WayOut:
         finally:
             passer.close()
             launched.egress = None
-        task = asyncio.create_task(EgressProxy(gatekeeper).serve(listener, sandbox))
+        outside = launched.outside
+        proxy = EgressProxy(
+            gatekeeper,
+            resolver=outside.resolver,
+            upstream=outside.upstream,
+            tls=outside.tls,
+            ca=launched.authority,
+        )
+        task = asyncio.create_task(proxy.serve(listener, sandbox))
         return cls(task, listener)
 
     async def close(self) -> None:
