@@ -301,6 +301,26 @@ class Sandbox(ABC):
         """The deliverable: the patch against the base commit, ignored files left out."""
 
     @abstractmethod
+    async def pack(self, sink: OutputSink, *, stays_frozen: bool = False) -> int:
+        """All files of the run (workspace, home) as one archive, in order, while everything inside is stopped.
+
+        Returns how many entries could not be read and are missing. The archive is hostile: keep its bytes, never open
+        it. With `stays_frozen` nothing inside goes on afterwards, and the sandbox is good for reading, `suspend` and
+        `destroy` only.
+        """
+
+    @abstractmethod
+    async def unpack(self, archive: Path) -> None:
+        """Replace all files of the run by a packed archive. After `load`, before the first action."""
+
+    @abstractmethod
+    async def apply(self, patch: Path) -> None:
+        """Lay a patch that `diff` made over the loaded workspace. After `load`, before the first action.
+
+        Raises `WorkspaceRefused` where it does not fit.
+        """
+
+    @abstractmethod
     async def prove(self) -> Proof:
         """Run the short set of probes inside."""
 

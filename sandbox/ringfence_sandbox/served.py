@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ringfence_sandbox import answers
 from ringfence_sandbox.connection import JsonObject, Reply, ServerConnection
@@ -39,6 +39,7 @@ LIST_CEILING = 64 << 20
 CHANGED_CEILING = 500_000
 PATCH_CEILING = 256 << 20
 WRITE_CEILING = 64 << 20
+FILES_WITHIN_S = 1830.0
 
 
 class ServedSandbox(Sandbox):
@@ -123,14 +124,7 @@ class ServedSandbox(Sandbox):
         self._connection.notify({"op": "acknowledge", "call": call_id})
 
     async def load(self, bundle: Bundle) -> None:
-        try:
-            with bundle.path.open("rb") as file:
-                offset = 0
-                while chunk := file.read(wire.CHUNK):
-                    await self._connection.request({"op": "load-chunk", "offset": offset}, chunk)
-                    offset += len(chunk)
-        except OSError as error:
-            raise WorkspaceRefused(f"the bundle {bundle.path.name} cannot be read: {error.strerror}") from error
+        await self._bring_in(bundle.path, "load-chunk")
         header: JsonObject = {"op": "load", "commit": bundle.commit, "branch": bundle.branch}
         await self._connection.request(header, timeout_s=630.0)
 
@@ -157,6 +151,32 @@ class ServedSandbox(Sandbox):
 
     async def diff(self) -> Patch:
         return answers.patch(await self._request({"op": "diff"}, limit_bytes=PATCH_CEILING))
+
+    async def pack(self, sink: OutputSink, *, stays_frozen: bool = False) -> int:
+        header: JsonObject = {"op": "pack", "stays_frozen": stays_frozen}
+        reply = await self._connection.request(header, timeout_s=FILES_WITHIN_S, on_part=sink)
+        return answers.number(reply.header, "skipped")
+
+    async def unpack(self, archive: Path) -> None:
+        await self._bring_in(archive, "files-chunk")
+        await self._connection.request({"op": "unpack"}, timeout_s=FILES_WITHIN_S)
+
+    async def apply(self, patch: Path) -> None:
+        await self._bring_in(patch, "files-chunk")
+        await self._connection.request({"op": "apply"}, timeout_s=FILES_WITHIN_S)
+
+    async def _bring_in(self, source: Path, op: str) -> None:
+        """Send a file in chunks. Raises `WorkspaceRefused` where it cannot be read."""
+        try:
+            with source.open("rb") as file:
+                offset = 0
+                while (chunk := file.read(wire.CHUNK)) or not offset:
+                    await self._connection.request({"op": op, "offset": offset}, chunk)
+                    if not chunk:
+                        return
+                    offset += len(chunk)
+        except OSError as error:
+            raise WorkspaceRefused(f"{source.name} cannot be read: {error.strerror}") from error
 
     async def prove(self) -> Proof:
         reply = await self._request({"op": "prove"}, limit_bytes=1 << 20)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ringfence_sandbox.contract import (
@@ -45,6 +45,9 @@ class CountingSandbox(Sandbox):
         self.acknowledged: set[CallId] = set()
         self.mounts: tuple[Mount, ...] = ()
         self.changes: list[ChangedFile] = []
+        self.patch = b""
+        """All that was done in here, command by command, where a test has set `keeps_patch`."""
+        self.keeps_patch = False
         self.fence = 0
         self.crash: Literal["", "before", "after"] = ""
         self.is_gone = False
@@ -88,6 +91,8 @@ class CountingSandbox(Sandbox):
             if hashlib.sha256(self.files.get(path, b"")).hexdigest() != sha256:
                 return Outcome(action.call_id, Ending.REFUSED, detail=f"{path} changed after it was approved")
         self.effects.append(action)
+        if self.keeps_patch:
+            self.patch += action.argv[-1].encode() + b"\n"
         return Outcome(action.call_id, Ending.DONE, exit_code=0, head=action.argv[-1].encode())
 
     async def recall(self, call_id: CallId) -> Outcome | Recall:
@@ -117,7 +122,19 @@ class CountingSandbox(Sandbox):
         return self.changes
 
     async def diff(self) -> Patch:
-        return Patch(b"", "0" * 40)
+        return Patch(self.patch, "0" * 40)
+
+    async def pack(self, sink: OutputSink, *, stays_frozen: bool = False) -> int:
+        self._alive()
+        sink(self.patch)
+        self.is_gone = stays_frozen
+        return 0
+
+    async def unpack(self, archive: Path) -> None:
+        self.patch = archive.read_bytes()
+
+    async def apply(self, patch: Path) -> None:
+        self.patch = patch.read_bytes()
 
     async def prove(self) -> Proof:
         return Proof(())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .worker import Emit
 
 FREEZE_WITHIN_S = 0.5
+FILES_WITHIN_S = 1800
 INCOMING = "incoming.bundle"
 
 
@@ -94,13 +95,18 @@ def _search(server: Server, channel: Channel, number: int, header: Header, body:
 
 
 def _load_chunk(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    opened = os.open(os.path.join(server.settings.state, INCOMING), flags, 0o600)
+    _put(server, INCOMING, integer(header, "offset"), body)
+    channel.send({"id": number, "ok": True})
+
+
+def _put(server: Server, name: str, offset: int, body: bytes) -> None:
+    """One chunk of a file on its way in, in the server's own directory; the first begins it anew."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if offset else os.O_TRUNC)
+    opened = os.open(os.path.join(server.settings.state, name), flags, 0o600)
     try:
-        os.pwrite(opened, body, integer(header, "offset"))
+        os.pwrite(opened, body, offset)
     finally:
         os.close(opened)
-    channel.send({"id": number, "ok": True})
 
 
 def _load(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
@@ -125,7 +131,12 @@ def _while_frozen(server: Server, channel: Channel, number: int, work: Callable[
     stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S)
     if stopped is None:
         raise Refused("busy", "the sandbox's processes could not be stopped")
-    Worker(server, channel, number, work, deadline_s=300, on_done=lambda: processes.thaw(stopped))
+    Worker(server, channel, number, work, deadline_s=300, on_done=lambda: _thaw(server, stopped))
+
+
+def _thaw(server: Server, stopped: set[int]) -> None:
+    if not server.is_final:
+        processes.thaw(stopped)
 
 
 def _changed(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
@@ -144,6 +155,52 @@ def _diff(server: Server, channel: Channel, number: int, header: Header, body: b
         repository.diff(server.settings, emit)
 
     _while_frozen(server, channel, number, work)
+
+
+def _pack(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    """Everything that belongs to the run. With `stays_frozen` what runs inside never runs again."""
+
+    def work(emit: Emit) -> None:
+        from . import packing
+
+        packing.pack(server.settings, emit)
+
+    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S)
+    if stopped is None:
+        raise Refused("busy", "the sandbox's processes could not be stopped")
+    server.is_final = server.is_final or header.get("stays_frozen") is True
+    Worker(server, channel, number, work, deadline_s=FILES_WITHIN_S, on_done=lambda: _thaw(server, stopped))
+
+
+def _files_chunk(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    from . import packing
+
+    _put(server, packing.INCOMING, integer(header, "offset"), body)
+    channel.send({"id": number, "ok": True})
+
+
+def _unpack(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    def work(emit: Emit) -> None:
+        from . import packing
+
+        packing.unpack(server.settings, emit)
+
+    _before_actions(server, channel, number, work)
+
+
+def _apply(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    def work(emit: Emit) -> None:
+        from . import packing
+
+        packing.apply(server.settings, emit)
+
+    _before_actions(server, channel, number, work)
+
+
+def _before_actions(server: Server, channel: Channel, number: int, work: Callable[[Emit], None]) -> None:
+    if len(server.journal.started) > server.journal.inherited:
+        raise Refused("workspace", "files are brought in before the first action")
+    Worker(server, channel, number, work, deadline_s=FILES_WITHIN_S)
 
 
 def exec_sealed(server: Server, channel: Channel, number: int, header: Header, order: Order) -> None:
@@ -229,6 +286,10 @@ OPERATIONS = {
     "load": _load,
     "changed": _changed,
     "diff": _diff,
+    "pack": _pack,
+    "files-chunk": _files_chunk,
+    "unpack": _unpack,
+    "apply": _apply,
     "prove": _prove,
     "egress": _egress,
     "suspend": _suspend,

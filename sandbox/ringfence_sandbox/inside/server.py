@@ -58,6 +58,8 @@ class Server:
         self.layers: list[Header] = []
         self.children: dict[int, Callable[[int], None]] = {}
         self.is_sealed = False
+        self.is_final = False
+        """Everything inside was stopped for good: nothing starts and nothing goes on."""
         self.watch: Watch | None = None
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -138,6 +140,8 @@ class Server:
     ) -> None:
         """Record that the call starts, then start it. `on_told` follows its end."""
         call = order.call
+        if self.is_final:
+            raise Refused("busy", "the sandbox was stopped for good")
         if self.is_sealed and on_told is None:
             raise Refused("busy", "an approved command is running alone")
         self.journal.start(call)
