@@ -36,7 +36,7 @@ async def result_of(store: SqlStore, record: RunRecord) -> dict[str, JsonValue]:
         "run_id": record.id,
         "status": record.state.value,
         "summary": stored.get("summary", record.detail),
-        "patch": patch.get("path", "") if isinstance(patch, Mapping) else "",
+        "patch": patch.get("path", "") if isinstance(patch, Mapping) and patch.get("size_bytes") else "",
         "tests": stored.get("tests", []),
         "cost_micro_usd": record.cost_micro_usd,
         "tool_calls": stored.get("tool_calls", 0),

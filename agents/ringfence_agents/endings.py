@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from sqlalchemy import Connection, func, select, update
 
 from ringfence_agents.drive import Drive
+from ringfence_agents.kept import write_whole
 from ringfence_agents.runs import Closing, RunState
 from ringfence_agents.schema import runs
 from ringfence_audit.events import Event, JsonValue, Kind
@@ -64,6 +63,7 @@ async def close(drive: Drive, closing: Closing) -> RunState:
         await _settle(drive)
         patch = (await _deliverable(drive)).to_json()
         await _store_result(drive, {"patch": patch})
+    closing = _judged(closing, patch)
     try:
         await drive.holder.release()
         leftover = ""
@@ -72,6 +72,13 @@ async def close(drive: Drive, closing: Closing) -> RunState:
     await _finish(drive, closing, patch, leftover)
     drive.context.progress(RunMoved(drive.run, closing.state.value, closing.summary))
     return closing.state
+
+
+def _judged(closing: Closing, patch: Mapping[str, JsonValue]) -> Closing:
+    """A run whose work did not come out of its sandbox has not finished, whatever its agent says."""
+    if closing.state is not RunState.FINISHED or patch.get("path") or patch == NO_PATCH.to_json():
+        return closing
+    return Closing(RunState.FAILED, f"{patch.get('detail')} (the agent said: {closing.summary})")
 
 
 async def _settle(drive: Drive) -> None:
@@ -96,19 +103,8 @@ async def _deliverable(drive: Drive) -> Deliverable:
     except (SandboxError, TimeoutError) as error:
         return Deliverable("", "", 0, f"the sandbox gave no patch: {type(error).__name__}: {error}")
     path = drive.equipment.artifacts / drive.run / "patch.diff"
-    await asyncio.to_thread(_keep, path, patch.data)
+    await asyncio.to_thread(write_whole, path, patch.data)
     return Deliverable(str(path), hashlib.sha256(patch.data).hexdigest(), len(patch.data), "")
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 async def _store_result(drive: Drive, result: Mapping[str, JsonValue]) -> None:

@@ -20,6 +20,9 @@ from ringfence_sandbox.contract import Bundle
 from ringfence_sandbox.errors import WorkspaceRefused
 
 GIT_WITHIN_S = 600
+SHALLOW_REFS = "refs/shallow/"
+"""Known to `inside.repository` too, which imports nothing from outside."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
 _SHA256_FORMAT = re.compile(r"^\s*objectformat\s*=\s*\"?sha256", re.IGNORECASE | re.MULTILINE)
 _QUIET = (
@@ -59,7 +62,8 @@ def bundle_from_path(path: Path, *, into: Path, allow_dirty: bool = False) -> Bu
                 f"{path} has uncommitted changes ({names}); commit or stash them, or leave them out with --allow-dirty"
             )
         _git(git_dir, "update-ref", f"refs/heads/{branch}", commit)
-        made = _git(git_dir, "bundle", "create", "--quiet", str(target), f"refs/heads/{branch}", check=False)
+        refs = [f"refs/heads/{branch}", *_name_shallow_ends(git_dir, commit)]
+        made = _git(git_dir, "bundle", "create", "--quiet", str(target), *refs, check=False)
     if made.returncode:
         target.unlink(missing_ok=True)
         said = made.stderr.decode(errors="replace").strip().splitlines()
@@ -68,6 +72,17 @@ def bundle_from_path(path: Path, *, into: Path, allow_dirty: bool = False) -> Bu
             "make a full one with `git clone` and use that"
         )
     return Bundle(target, commit, branch)
+
+
+def _name_shallow_ends(git_dir: Path, commit: str) -> Sequence[str]:
+    """Refs that tell the other side where the history of a shallow clone ends: a bundle has no other word for it."""
+    if not (git_dir / "shallow").is_file():
+        return ()
+    roots = _git(git_dir, "rev-list", "--max-parents=0", commit).stdout.decode().split()
+    ends = sorted(set(roots) & set(_text(git_dir / "shallow").split()))
+    for end in ends:
+        _git(git_dir, "update-ref", f"{SHALLOW_REFS}{end}", end)
+    return [f"{SHALLOW_REFS}{end}" for end in ends]
 
 
 def _find(path: Path) -> _Checkout:
@@ -149,14 +164,14 @@ def _borrowed(checkout: _Checkout) -> Iterator[Path]:
     objects = checkout.common_dir / "objects"
     if "\n" in str(objects) or '"' in str(objects):
         raise WorkspaceRefused(f"{objects} cannot be used by git as an object store; rename the folder")
-    if (checkout.common_dir / "shallow").is_file():
-        raise WorkspaceRefused("the repository is a shallow clone; run `git fetch --unshallow` first")
     with tempfile.TemporaryDirectory(prefix="ringfence-git-") as folder:
         git_dir = Path(folder) / "repository.git"
         form = "sha256" if _SHA256_FORMAT.search(_text(checkout.common_dir / "config")) else "sha1"
         _run(["git", "init", "--quiet", "--bare", "--template=", f"--object-format={form}", str(git_dir)])
         (git_dir / "objects" / "info").mkdir(exist_ok=True)
         (git_dir / "objects" / "info" / "alternates").write_text(f"{objects}\n")
+        if ends := _text(checkout.common_dir / "shallow"):
+            (git_dir / "shallow").write_text(f"{ends}\n")
         yield git_dir
 
 

@@ -56,6 +56,7 @@ def _environment(settings: Settings, **more: str) -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_NO_REPLACE_OBJECTS": "1",
+        **settings.git_environment,
         **more,
     }
 
@@ -73,7 +74,7 @@ class Git:
         """Standard output. Raises Answer with the end of standard error."""
         more = {"GIT_DIR": self.base, "GIT_WORK_TREE": self.workspace, **self._more}
         done = subprocess.run(
-            ["git", *SAFE, *arguments],
+            [self._settings.git, *SAFE, *arguments],
             input=stdin,
             capture_output=True,
             cwd=self.workspace,
@@ -89,7 +90,8 @@ class Git:
         os.makedirs(folder + "/objects/info")
         with open(folder + "/objects/info/alternates", "w") as file:
             file.write(self.base + "/objects\n")
-        shutil.copyfile(self.base + "/index", folder + "/index")
+        # With its times: git compares contents where a file is as young as the index that knows it.
+        shutil.copy2(self.base + "/index", folder + "/index")
         self._more = {"GIT_OBJECT_DIRECTORY": folder + "/objects", "GIT_INDEX_FILE": folder + "/index"}
 
 
@@ -123,6 +125,7 @@ def _load(settings: Settings, bundle: str, commit: str, branch: str) -> None:
     own.base = settings.workspace + "/.git"
     own.run("init", "--quiet", "--object-format=" + form)
     own.run("check-ref-format", "--branch", branch)
+    _take_over_shallow_ends(own, bundle)
     own.run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", bundle, "+refs/*:refs/ringfence/*")
     _take_over_refs(own)
     own.run("cat-file", "-e", commit + "^{commit}")
@@ -133,6 +136,15 @@ def _load(settings: Settings, bundle: str, commit: str, branch: str) -> None:
     with open(git.base + "/ringfence-base", "w") as file:
         file.write(commit)
     git.run("config", "core.bare", "false")
+
+
+def _take_over_shallow_ends(own: Git, bundle: str) -> None:
+    """Where the history of a shallow clone ends, which its bundle tells as `refs/shallow/COMMIT`."""
+    heads = own.run("bundle", "list-heads", bundle).decode().splitlines()
+    ends = [name for name, ref in (line.split(" ", 1) for line in heads) if ref == "refs/shallow/" + name]
+    if ends:
+        with open(own.base + "/shallow", "w") as file:
+            file.write("\n".join(ends) + "\n")
 
 
 def _take_over_refs(own: Git) -> None:
@@ -175,9 +187,11 @@ class Tree:
 
     def stage(self) -> None:
         """Put the workspace's state into the index to throw away."""
-        paths = b"\0".join([*self.standing, *sorted(self.gone)])
-        if paths:
-            self.git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=paths + b"\0")
+        # What is gone goes first and is not looked for: a folder may stand where the file stood.
+        if self.gone:
+            self.git.run("update-index", "--force-remove", "-z", "--stdin", stdin=b"\0".join(sorted(self.gone)) + b"\0")
+        if self.standing:
+            self.git.run("update-index", "--add", "--replace", "-z", "--stdin", stdin=b"\0".join(self.standing) + b"\0")
 
 
 def _present(workspace: str) -> list[bytes]:

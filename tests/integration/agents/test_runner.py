@@ -17,11 +17,13 @@ from ringfence_agents.ports import Limits
 from ringfence_agents.runs import RunState, WaitsFor
 from ringfence_agents.switch import Stop, StopKind
 from ringfence_audit.port import Transaction
-from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy
+from ringfence_sandbox.contract import Patch
+from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError
 from ringfence_tools import escalations, ledger, review
 from ringfence_tools.budget import Unit, run_scope, usage
 from ringfence_tools.calls import Effect, EscalationId, RunId
 from ringfence_tools.errors import LeaseLost
+from tests.fakes.counting_sandbox import CountingSandbox
 from tests.fakes.model import ScriptedModel, call, finishes, says
 from tests.fakes.policy import FakePolicy
 from tests.integration.agents.house import ANA, RUN, House
@@ -437,3 +439,15 @@ async def test_a_run_that_finishes_has_run_each_call_once(house: House) -> None:
     assert (result["summary"], result["tool_calls"], result["turns"]) == ("all good", 4, 2)
     assert result["tests"] == [{"call": "r1/1/1", "command": "python -m pytest -q", "exit_code": 0}]
     assert house.backend.sandboxes == {}
+
+
+async def test_a_run_whose_work_cannot_be_taken_out_has_not_finished(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: CountingSandbox) -> Patch:
+        raise SandboxError("git would not")
+
+    monkeypatch.setattr(CountingSandbox, "diff", refuse)
+    await house.open(setup=("true",))
+    assert await house.runner(ScriptedModel([finishes("all good")])).drive(RUN) is RunState.FAILED
+    assert "git would not" in (await house.record()).detail

@@ -28,13 +28,17 @@ def commit_all(folder: Path) -> str:
     return git(folder, "rev-parse", "HEAD").decode().strip()
 
 
-def make_repository(folder: Path, files: Mapping[str, str]) -> Path:
+def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def make_repository(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     """A repository with one commit that holds `files`."""
     folder.mkdir(parents=True, exist_ok=True)
     git(folder, "init", "-q", "-b", "main")
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
+    write_files(folder, files)
     commit_all(folder)
     return folder
 
