@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ringfence.commands import audit, deliver, demo, doctor, grants, profile, review, run, runs, stop, worker
+from ringfence.commands import audit, db, deliver, demo, doctor, grants, profile, review, run, runs, stop, worker
 
 app = typer.Typer(
     name="ringfence",
@@ -31,6 +31,7 @@ app.add_typer(profile.group, name="profile")
 app.add_typer(grants.group, name="grants")
 app.command()(stop.stop)
 app.command()(worker.worker)
+app.add_typer(db.group, name="db")
 app.command()(doctor.doctor)
 app.command()(demo.demo)
 

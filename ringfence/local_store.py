@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
-# Imported for their tables: every room's schema must be known before `create_schema`.
-import ringfence.auth.schema  # noqa: F401
-import ringfence_agents.schema  # noqa: F401
-import ringfence_tools.schema  # noqa: F401
+from ringfence.database.upgrading import make_ready
 from ringfence.errors import Mistake
 from ringfence.settings import LOG_ORIGIN, Settings, make_home
 from ringfence_audit.keys import Signer
 from ringfence_audit.notes import VerifierKey, is_signed, parse_note
-from ringfence_audit.store import SqlStore
+from ringfence_audit.store import SqlStore, system_clock
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[SqlStore]:
-    """The log and every table, made where they are missing. Raises `Mistake` and `LogUnavailable`."""
+def open_store(settings: Settings, *, clock: Callable[[], datetime] = system_clock) -> Iterator[SqlStore]:
+    """The log and every table, made where they are missing. Raises `Mistake` and `LogUnavailable`.
+
+    A file is upgraded on the way; a shared database only by `ringfence db upgrade`, since others may be using it.
+    """
     make_home(settings)
     if settings.database_url is not None and not settings.key_file.exists():
         _refuse_a_second_key(settings)
     signer = Signer.load_or_create(settings.key_file, LOG_ORIGIN)
-    with SqlStore.open(settings.store_url, signer=signer) as store:
-        store.create_schema()
+    with SqlStore.open(settings.store_url, signer=signer, clock=clock) as store:
+        make_ready(store, may_upgrade=settings.database_url is None)
         if settings.database_url is not None:
             _check_key(store, settings)
         yield store
 
 
+@contextmanager
+def open_tables(settings: Settings) -> Iterator[SqlStore]:
+    """The database whatever its tables are, for looking at them and upgrading them; nothing is to be logged in it."""
+    make_home(settings)
+    with SqlStore.open(settings.store_url, signer=Signer.generate(LOG_ORIGIN)) as store:
+        yield store
+
+
 def _refuse_a_second_key(settings: Settings) -> None:
     """Make no key for a log that has one: two would sign it in turn, and it would verify with neither."""
-    with SqlStore.open(settings.store_url, signer=Signer.generate(LOG_ORIGIN)) as store:
-        store.create_schema()
+    with open_tables(settings) as store:
+        make_ready(store, may_upgrade=False)
         if store.newest_checkpoint() is not None:
             raise Mistake(
                 f"the log in this database is signed already, and its key is not at {settings.key_file}",

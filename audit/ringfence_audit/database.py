@@ -9,14 +9,14 @@ out from `begin` to `commit` (SQLite: the write lock; PostgreSQL: an advisory lo
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 import psycopg
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from ringfence_audit.errors import AuditError
@@ -136,8 +136,8 @@ class Database(Protocol):
     def wakeups(self) -> AbstractAsyncContextManager[Wakeups]:
         """Listen for announcements from the moment it is entered; see `port.Wakeups`."""
 
-    def create_schema(self, metadata: MetaData) -> None:
-        """Create every missing table, safely against other processes."""
+    def alter(self, work: Callable[[Connection], None]) -> None:
+        """Change the tables: run `work` in a transaction, alone against every other process that does so."""
 
     def tend(self) -> None:
         """Upkeep off the hot path (SQLite: move the write-ahead log into the database)."""

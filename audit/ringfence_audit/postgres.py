@@ -10,7 +10,7 @@ Connect to the server itself or through a pooler in session mode: settings of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import StrDumper
-from sqlalchemy import Connection, MetaData, create_engine, event
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
@@ -182,11 +182,13 @@ class PostgresDatabase:
     def wakeups(self) -> AbstractAsyncContextManager[ServerWakeups]:
         return server_wakeups(self._address)
 
-    def create_schema(self, metadata: MetaData) -> None:
+    def alter(self, work: Callable[[Connection], None]) -> None:
         with self._writers.connect() as connection:
             connection.exec_driver_sql("BEGIN")
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
-            metadata.create_all(connection)
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (APPEND_LOCK,))
+            work(connection)
             connection.exec_driver_sql("COMMIT")
 
     def tend(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, MetaData, create_engine, event
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -118,10 +119,10 @@ class SqliteDatabase:
         with self.read() as connection:
             return connection.exec_driver_sql(SqliteSession.TEXT["announced"]).scalar() or 0
 
-    def create_schema(self, metadata: MetaData) -> None:
+    def alter(self, work: Callable[[Connection], None]) -> None:
         with self._writers.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            metadata.create_all(connection)
+            work(connection)
             connection.exec_driver_sql("COMMIT")
 
     def tend(self) -> None:

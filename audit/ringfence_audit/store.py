@@ -98,7 +98,19 @@ class SqlStore:
 
     def create_schema(self) -> None:
         """Create every missing table of `schema.metadata`. Safe to repeat and against other processes."""
-        self._database.create_schema(tables.entries.metadata)
+        self.alter(tables.entries.metadata.create_all)
+
+    def alter(self, work: Callable[[Connection], None]) -> None:
+        """Change the tables in one transaction, while no other process writes or changes them. Blocks until done.
+
+        Raises what `work` raises, and `LogUnavailable`; then nothing was changed.
+        """
+        try:
+            self._database.alter(work)
+        except STORAGE_ERRORS as error:
+            if self._database.is_failure(error):
+                raise LogUnavailable(f"the tables could not be changed ({error}): nothing was done") from error
+            raise
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """See `port.Store.write`. A caller that is cancelled may find its transaction committed all the same."""

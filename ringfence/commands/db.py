@@ -1,0 +1,43 @@
+"""`ringfence db`: the version of the tables, and bringing them to this release."""
+
+from __future__ import annotations
+
+import typer
+
+from ringfence.commands.options import Json
+
+group = typer.Typer(no_args_is_help=True, help="The tables of the database: which version they have, and upgrading.")
+
+
+@group.command()
+def current(is_json: Json = False) -> None:
+    """Show the version of the tables, and whether this release can work with them."""
+    from ringfence.database.version import HEAD, Standing, standing, version_of
+    from ringfence.local_store import open_tables
+    from ringfence.render import make_output
+    from ringfence.settings import load_settings
+
+    settings = load_settings()
+    output = make_output(is_json=is_json)
+    if settings.database_url is None and not settings.database.exists():
+        version, found = None, Standing.EMPTY
+    else:
+        with open_tables(settings) as store:
+            version, found = store.read_now(version_of), store.read_now(standing)
+    output.record({"type": "database", "version": version, "standing": found.value, "release": HEAD})
+    output.line(f"{version or 'no version'}  ({found.value}; this release has {HEAD})")
+
+
+@group.command()
+def upgrade(is_json: Json = False) -> None:
+    """Make the tables, or bring them to this release. Back up first; stop the workers of the older release."""
+    from ringfence.database.upgrading import upgrade as bring_up
+    from ringfence.local_store import open_tables
+    from ringfence.render import make_output
+    from ringfence.settings import load_settings
+
+    output = make_output(is_json=is_json)
+    with open_tables(load_settings()) as store:
+        before, after = bring_up(store)
+    output.record({"type": "database", "before": before, "version": after})
+    output.line(f"the tables are at {after}" + ("" if before == after else f", from {before or 'nothing'}"))
