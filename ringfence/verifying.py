@@ -2,24 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from ringfence.errors import Mistake
 from ringfence.settings import LOG_ORIGIN, Settings
+from ringfence_audit.errors import InvalidExport
 from ringfence_audit.keys import Signer
 from ringfence_audit.notes import VerifierKey
 from ringfence_audit.store import SqlStore
 from ringfence_audit.verify import Verdict, verify, verify_file
 
 
-def verdict_of_file(settings: Settings, file: Path) -> Verdict:
-    """Verify a log file with this machine's own key: what it proves is *intact, not anchored*, and no more."""
-    signer = Signer.load(settings.key_file, LOG_ORIGIN)
-    return verify_file(file, VerifierKey.of_log(LOG_ORIGIN, signer.public_key))
+@dataclass(frozen=True, slots=True)
+class Against:
+    """What a log is held against. `key` is pinned by whoever asks; without one it is this machine's own, which proves
+    *intact, not anchored* and no more. `anchors` are checkpoints that were kept elsewhere."""
+
+    key: VerifierKey | None = None
+    anchors: Sequence[str] = ()
+    witnesses: Sequence[VerifierKey] = ()
+    is_evidence_only: bool = False
+    processes: int = 1
 
 
-def verdict_of_log(settings: Settings, store: SqlStore) -> Verdict:
-    """Verify the live log in the same way, wherever it is: a file is opened anew and read-only."""
+def verdict_of_file(settings: Settings, file: Path, against: Against | None = None) -> Verdict:
+    """Verify a log file."""
+    against = against or Against()
+    return verify_file(
+        file,
+        against.key or own_key(settings),
+        anchors=against.anchors,
+        witnesses=against.witnesses,
+        processes=against.processes,
+        is_evidence_only=against.is_evidence_only,
+    )
+
+
+def verdict_of_log(settings: Settings, store: SqlStore, against: Against | None = None) -> Verdict:
+    """Verify the live log, wherever it is: a file is opened anew and read-only."""
+    against = against or Against()
     if settings.database_url is None:
-        return verdict_of_file(settings, settings.database)
-    key = VerifierKey.of_log(LOG_ORIGIN, store.signer.public_key)
-    return store.read_now(lambda connection: verify(connection, key))
+        return verdict_of_file(settings, settings.database, against)
+    key = against.key or own_key(settings)
+    return store.read_now(
+        lambda connection: verify(
+            connection,
+            key,
+            anchors=against.anchors,
+            witnesses=against.witnesses,
+            blobs=store.blobs,
+            is_evidence_only=against.is_evidence_only,
+        )
+    )
+
+
+def own_key(settings: Settings) -> VerifierKey:
+    """The public half of this machine's signing key."""
+    return VerifierKey.of_log(LOG_ORIGIN, Signer.load(settings.key_file, LOG_ORIGIN).public_key)
+
+
+def read_key(text: str) -> VerifierKey:
+    """A public key as text, or the file that holds one. Raises `Mistake`."""
+    try:
+        return VerifierKey.parse(text if "+" in text and not Path(text).is_file() else read_note(Path(text)))
+    except InvalidExport as error:
+        raise Mistake(str(error), fix="Give name+hash+base64, or a file that holds it") from error
+
+
+def read_note(path: Path) -> str:
+    """A small text file that a person kept. Raises `Mistake`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{path} cannot be read as text", fix="Name a file that holds a checkpoint or a key") from error

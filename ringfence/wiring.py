@@ -28,12 +28,13 @@ from ringfence_agents.ports import Equipment
 from ringfence_agents.runner import Runner
 from ringfence_agents.runs import RunRecord
 from ringfence_audit.store import SqlStore
-from ringfence_sandbox.contract import Backend, Bundle, Limits, Mount, SandboxId, SandboxSpec
+from ringfence_sandbox.contract import Backend, Bundle, ClusterRule, Limits, Mount, SandboxId, SandboxSpec
 from ringfence_sandbox.egress import EgressSettings
 from ringfence_sandbox.egress.errors import EgressMisconfigured
+from ringfence_sandbox.kubernetes.agent_port import GROUP_OF
 from ringfence_sandbox.local.backend import LocalBackend
 from ringfence_sandbox.local.host_tree import toolchain_mounts
-from ringfence_tools.builtin.toolset import builtin_toolbox
+from ringfence_tools.builtin.toolset import builtin_toolbox, toolbox_for
 from ringfence_tools.egress import RunEgress
 from ringfence_tools.gate import Gate
 from ringfence_tools.policy import Policy
@@ -90,13 +91,14 @@ class Workshop:
         profile = parse_profile(record.profile_document.encode(), record.profile)
         policy = Policy.compile(profile)
         directory = AccountDirectory(self.store, self.directory)
-        gate = Gate(self.store, policy, self.toolbox, directory, end_run_at=profile.after_deny.end_run_at)
+        toolbox = toolbox_for(profile, self.toolbox)
+        gate = Gate(self.store, policy, toolbox, directory, end_run_at=profile.after_deny.end_run_at)
         scopes = await team_scopes(self.store, profile, record)
         person = record.on_behalf_of.removeprefix("person:")
         return Equipment(
             gate=gate,
             model=await self._model(record.model, profile, record.profile_digest),
-            toolbox=self.toolbox,
+            toolbox=toolbox,
             backend=await self.backend(profile),
             spec=lambda run, sandbox: spec_of(run, profile, sandbox),
             bundle=bundle_of,
@@ -167,6 +169,7 @@ def spec_of(run: RunRecord, profile: Profile, sandbox: SandboxId) -> SandboxSpec
         has_egress=is_local,
         ends_tls=bool(profile.network.credentials or profile.network.opened),
         is_reduced_allowed=form.reduced,
+        cluster_rules=cluster_rules_of(profile),
     )
 
 
@@ -175,6 +178,17 @@ def _of_this_machine(form: SandboxForm) -> tuple[Mapping[str, str], tuple[Mount,
     tree = toolchain_mounts(os.environ, Path(form.venv) if form.venv else None)
     own = tuple(Mount(Path(mount.source), PurePosixPath(mount.target)) for mount in form.mounts)
     return {"PATH": tree.path_variable, **tree.environment}, (*tree.mounts, *own)
+
+
+def cluster_rules_of(profile: Profile) -> tuple[ClusterRule, ...]:
+    """The Role of a run's own account, one rule for each group that the profile's resources come from."""
+    rules: list[ClusterRule] = []
+    for given in profile.tools.kubernetes or ():
+        groups: dict[str, list[str]] = {}
+        for resource in given.resources:
+            groups.setdefault(GROUP_OF[resource.partition("/")[0]], []).append(resource)
+        rules += [ClusterRule((group,), tuple(found), given.verbs) for group, found in groups.items()]
+    return tuple(rules)
 
 
 def limits_of(profile: Profile) -> Limits:

@@ -46,6 +46,10 @@ class Kind(StrEnum):
     LOGIN = "person.login"
     KEY = "audit.key"
     GAP = "audit.gap"
+    COUNT = "producer.count"
+    HOLD = "audit.hold"
+    PRUNE = "audit.prune"
+    ERASURE = "audit.erasure"
 
 
 @dataclass(frozen=True, slots=True)

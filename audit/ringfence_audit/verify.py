@@ -2,254 +2,283 @@
 
 *broken* names the first entry that is not as it was and why. *intact* means that entries, run chains, tree and signed
 checkpoints agree; on a machine that holds both log and key that proves no more than *intact, not anchored*, since
-whoever holds both can write another history. *anchored* compares with checkpoints that were kept elsewhere. Beside
-the grade it is said which intents lack an outcome. Reads only; hostile content raises nothing but this room's errors.
+whoever holds both can write another history. *anchored* compares with checkpoints that were kept elsewhere,
+*witnessed* with such that somebody else cosigned. *complete* (`completeness`) beside the grade says that the story is
+whole. Reads only; hostile content raises nothing but this room's errors.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import quote
 
-import orjson
-from sqlalchemy import Connection, create_engine, select
+from sqlalchemy import Connection, create_engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from ringfence_audit.blobs import Blobs, FileBlobs
+from ringfence_audit.completeness import Recompute
 from ringfence_audit.errors import InvalidExport
-from ringfence_audit.events import JsonValue, Kind
-from ringfence_audit.facts import parse_entry
-from ringfence_audit.merkle import HASH_SIZE, TILE_WIDTH, leaf_hash, root_of
-from ringfence_audit.notes import Checkpoint, VerifierKey, open_checkpoint
-from ringfence_audit.tables import checkpoints, entries, heads, streams, tiles
-from ringfence_audit.tree import TreeReader
+from ringfence_audit.joining import check_streams, check_tiles, joined, roots_of
+from ringfence_audit.keyring import Keyring, keyring
+from ringfence_audit.merkle import TILE_WIDTH
+from ringfence_audit.notes import Checkpoint, VerifierKey, is_signed, parse_note
+from ringfence_audit.reading import Told, read_story
+from ringfence_audit.scan import Broken, Scanned, scan
+from ringfence_audit.tables import checkpoints, entries, heads
+from ringfence_audit.verdict import Grade, Verdict
 
-NAMED_OPEN = 20
+__all__ = ["Grade", "Verdict", "verify", "verify_file"]
 
-
-class Grade(StrEnum):
-    BROKEN = "broken"
-    INTACT = "intact, not anchored"
-    ANCHORED = "anchored"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """`position` is the first bad entry, None where the fault lies in no single one. `open_calls` lack outcomes."""
-
-    grade: Grade
-    size: int
-    problem: str = ""
-    position: int | None = None
-    open_calls: tuple[str, ...] = ()
-
-    @property
-    def is_intact(self) -> bool:
-        return self.grade is not Grade.BROKEN
-
-    @property
-    def text(self) -> str:
-        """One sentence for people."""
-        if not self.is_intact:
-            where = f"entry {self.position}: " if self.position is not None else ""
-            return f"NOT INTACT: {where}{self.problem}"
-        opened = f"; {len(self.open_calls)} intents without an outcome" if self.open_calls else ""
-        return f"{self.grade.value}: {self.size} entries{opened}"
-
-    def to_json(self) -> dict[str, JsonValue]:
-        return {
-            "type": "verdict",
-            "grade": self.grade.value,
-            "size": self.size,
-            "problem": self.problem,
-            "position": self.position,
-            "open_calls": list(self.open_calls[:NAMED_OPEN]),
-        }
+UNCOVERED_LIMIT = 8_192
+"""Entries right of the newest checkpoint that a crash may leave; more mean that checkpoints were taken away."""
 
 
-class _Fault(Exception):
-    """Found something. `position` as in `Verdict`."""
-
-    def __init__(self, problem: str, position: int | None = None) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.position = position
-
-
-@dataclass
-class _Stream:
-    """The chain of one run as read so far."""
-
-    length: int = 0
-    head: bytes = b""
-    last: int = -1
-
-
-@dataclass
-class _Read:
-    """What one pass over the entries gathered."""
-
-    leaves: list[bytes] = field(default_factory=list)
-    chains: dict[str, _Stream] = field(default_factory=dict)
-    pending: dict[str, None] = field(default_factory=dict)
-    approved: dict[int, JsonValue] = field(default_factory=dict)
-    """Escalation → the action digest that people approved."""
-
-
-def verify_file(path: Path, key: VerifierKey, *, anchors: Sequence[str] = ()) -> Verdict:
+def verify_file(
+    path: Path,
+    key: VerifierKey,
+    *,
+    anchors: Sequence[str] = (),
+    witnesses: Sequence[VerifierKey] = (),
+    processes: int = 1,
+    is_evidence_only: bool = False,
+    recompute: Recompute | None = None,
+    now: datetime | None = None,
+) -> Verdict:
     """Verify a log in a SQLite file, opened read-only. A file that is no log is a *broken* one."""
     if not path.is_file():
         return Verdict(Grade.BROKEN, 0, f"{path.name} does not exist")
+    blobs = path.with_name(f"{path.name}-blobs")
+    kept = FileBlobs(blobs) if blobs.is_dir() else None
+    try:
+        with _opened(path) as connection, _pool(processes) as pool:
+            job = None if pool is None else _Parallel(pool, path, processes)
+            return _verify(
+                connection,
+                key,
+                anchors=anchors,
+                witnesses=witnesses,
+                blobs=kept,
+                parallel=job,
+                is_evidence_only=is_evidence_only,
+                recompute=recompute,
+                now=now or datetime.now(UTC),
+            )
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        return Verdict(Grade.BROKEN, 0, f"{path.name} cannot be read as a log ({type(error).__name__})")
+
+
+def verify(
+    connection: Connection,
+    key: VerifierKey,
+    *,
+    anchors: Sequence[str] = (),
+    witnesses: Sequence[VerifierKey] = (),
+    blobs: Blobs | None = None,
+    is_evidence_only: bool = False,
+    recompute: Recompute | None = None,
+    now: datetime | None = None,
+) -> Verdict:
+    """Verify the log as this connection sees it. `anchors` are checkpoint notes that were kept elsewhere; `witnesses`
+    the keys of those who cosign them; `key` is pinned by whoever asks, and may be any that the log ever had."""
+    return _verify(
+        connection,
+        key,
+        anchors=anchors,
+        witnesses=witnesses,
+        blobs=blobs,
+        parallel=None,
+        is_evidence_only=is_evidence_only,
+        recompute=recompute,
+        now=now or datetime.now(UTC),
+    )
+
+
+def _verify(
+    connection: Connection,
+    key: VerifierKey,
+    *,
+    anchors: Sequence[str],
+    witnesses: Sequence[VerifierKey],
+    blobs: Blobs | None,
+    parallel: _Parallel | None,
+    is_evidence_only: bool,
+    recompute: Recompute | None,
+    now: datetime,
+) -> Verdict:
+    size = 0
+    try:
+        size = _claimed_size(connection)
+        notes = _notes(connection)
+        trusted = _trusted(connection, key)
+        kept = [_opened_note(trusted, note, "an anchor") for note in anchors]
+        for checkpoint in kept:
+            if checkpoint.size > size:
+                missing = checkpoint.size - size
+                raise Broken(f"the log was cut back: an anchored checkpoint has {missing} more entries")
+        known = [_opened_note(trusted, note, f"the checkpoint of {at} entries") for at, note in notes]
+        signed = [*known, *kept, *(change.signed for change in trusted.rotations)]
+        log = joined(_scanned(connection, size, sorted({item.size for item in signed}), parallel), size)
+        check_streams(connection, log)
+        check_tiles(connection, log)
+        roots = roots_of(log, {item.size for item in signed})
+        covered = _check_checkpoints(notes, known, roots, size)
+        _check_anchors([*kept, *(change.signed for change in trusted.rotations)], roots)
+        story = None
+        if not is_evidence_only:
+            pruned = log.pruned
+            story = read_story(connection, size, blobs=blobs, pruned=pruned, recompute=recompute, now=now)
+        _check_cover(story, size, covered, has_notes=bool(notes))
+    except Broken as broken:
+        return Verdict(Grade.BROKEN, size, broken.fault.problem, broken.fault.position)
+    if story is not None and story.fault is not None:
+        return Verdict(Grade.BROKEN, size, story.fault.problem, story.fault.position)
+    anchored = max((item.size for item in kept), default=0)
+    verdict = Verdict(_grade(anchors, witnesses, kept), size, covered=covered, anchored=anchored, pruned=log.pruned)
+    return verdict if story is None else _with_story(verdict, story)
+
+
+def _with_story(verdict: Verdict, story: Told) -> Verdict:
+    first = story.findings[0] if story.findings else None
+    return replace(
+        verdict,
+        problem="" if first is None else first.problem,
+        position=None if first is None else first.position,
+        findings=story.findings,
+        is_complete=first is None,
+        open_calls=story.open_calls,
+        absent_bodies=story.absent_bodies,
+        not_recomputable=story.not_recomputable,
+    )
+
+
+def _grade(anchors: Sequence[str], witnesses: Sequence[VerifierKey], kept: Sequence[Checkpoint]) -> Grade:
+    if any(
+        item.size and is_signed(parse_note(note), key)
+        for note, item in zip(anchors, kept, strict=True)
+        for key in witnesses
+    ):
+        return Grade.WITNESSED
+    return Grade.ANCHORED if any(item.size for item in kept) else Grade.INTACT
+
+
+def _claimed_size(connection: Connection) -> int:
+    size = connection.execute(select(heads.c.size)).scalar() or 0
+    if not isinstance(size, int) or size < 0:
+        raise Broken("what the log keeps of its size is not a number")
+    return size
+
+
+def _notes(connection: Connection) -> list[tuple[int, str]]:
+    found = []
+    for size, note in connection.execute(select(checkpoints).order_by(checkpoints.c.size)):
+        if not isinstance(note, str) or not isinstance(size, int):
+            raise Broken(f"the checkpoint of {size} entries is not text")
+        found.append((size, note))
+    return found
+
+
+def _trusted(connection: Connection, key: VerifierKey) -> Keyring:
+    try:
+        return keyring(connection, key)
+    except InvalidExport as error:
+        raise Broken(str(error)) from error
+
+
+def _opened_note(trusted: Keyring, note: str, what: str) -> Checkpoint:
+    try:
+        return trusted.open(note)
+    except InvalidExport as error:
+        raise Broken(f"{what} cannot be believed: {error}") from error
+
+
+# -- ranges --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Parallel:
+    pool: ProcessPoolExecutor
+    path: Path
+    processes: int
+
+
+def _scanned(connection: Connection, size: int, sizes: Sequence[int], parallel: _Parallel | None) -> Iterator[Scanned]:
+    """One range after the other; the last one reaches beyond the claimed size, so that what is too much is seen."""
+    newest = connection.execute(select(func.max(entries.c.position))).scalar()
+    end = max(size, newest + 1 if isinstance(newest, int) else 0)
+    if parallel is None:
+        yield scan(connection, 0, end, sizes=sizes)
+        return
+    step = -(-end // (parallel.processes * TILE_WIDTH)) * TILE_WIDTH or TILE_WIDTH
+    ranges = [(start, min(start + step, end)) for start in range(0, max(end, 1), step)]
+    yield from parallel.pool.map(partial(_scan_file, parallel.path, sizes), ranges)
+
+
+def _scan_file(path: Path, sizes: Sequence[int], bounds: tuple[int, int]) -> Scanned:
+    with _opened(path) as connection:
+        return scan(connection, *bounds, sizes=sizes)
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def _check_checkpoints(
+    notes: Sequence[tuple[int, str]], known: Sequence[Checkpoint], roots: dict[int, bytes], size: int
+) -> int:
+    """The size that the newest good checkpoint covers."""
+    good = 0
+    for (at, _), checkpoint in zip(notes, known, strict=True):
+        if checkpoint.size != at:
+            raise Broken(f"the checkpoint of {at} entries speaks of {checkpoint.size}")
+        if at > size:
+            raise Broken(f"a checkpoint covers {at} entries, and only {size} are there", size)
+        if roots[at] != checkpoint.root:
+            raise Broken(f"one of the entries {good} to {at - 1} is not what a checkpoint was signed over", good)
+        good = at
+    return good
+
+
+def _check_anchors(kept: Sequence[Checkpoint], roots: dict[int, bytes]) -> None:
+    for checkpoint in sorted(kept, key=lambda item: item.size):
+        if roots.get(checkpoint.size) != checkpoint.root:
+            raise Broken(f"the log is not the one that was anchored at {checkpoint.size} entries")
+
+
+def _check_cover(story: Told | None, size: int, covered: int, *, has_notes: bool) -> None:
+    """A crash may leave entries that no checkpoint covers, but only the last moment's."""
+    if size - covered > UNCOVERED_LIMIT:
+        raise Broken(f"no checkpoint covers the entries from {covered} on: checkpoints were taken away", covered)
+    if size and not has_notes and story is not None and story.is_old_without_checkpoint:
+        raise Broken("the log has no signed checkpoint: all were taken away", 0)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Connection]:
+    """One snapshot: a log that is being written meanwhile is judged as it stood at this moment."""
     # Beside a log in use lies its write-ahead log; a copy at rest has none, and must not need one to be made.
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     address = f"file:{quote(str(path.absolute()))}?{mode}"
     engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool)
     try:
         with engine.connect() as connection:
-            # One snapshot: a log that is being written meanwhile is judged as it stood at this moment.
             connection.exec_driver_sql("BEGIN")
-            return verify(connection, key, anchors=anchors)
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        return Verdict(Grade.BROKEN, 0, f"{path.name} cannot be read as a log ({type(error).__name__})")
+            yield connection
     finally:
         engine.dispose()
 
 
-def verify(connection: Connection, key: VerifierKey, *, anchors: Sequence[str] = ()) -> Verdict:
-    """Verify the log as this connection sees it. `anchors` are checkpoint notes that were kept elsewhere."""
-    read = _Read()
-    try:
-        _read_entries(connection, read)
-        _check_streams(connection, read)
-        _check_tiles(connection, read)
-        _check_head(connection, read)
-        _check_checkpoints(connection, read, key)
-        anchored = [_check_anchor(connection, read, note, key) for note in anchors]
-    except _Fault as fault:
-        return Verdict(Grade.BROKEN, len(read.leaves), fault.problem, fault.position)
-    grade = Grade.ANCHORED if any(anchored) else Grade.INTACT
-    return Verdict(grade, len(read.leaves), open_calls=tuple(read.pending))
-
-
-def _read_entries(connection: Connection, read: _Read) -> None:
-    query = select(entries.c.position, entries.c.entry).order_by(entries.c.position)
-    for position, raw in connection.execute(query):
-        expected = len(read.leaves)
-        if position != expected:
-            raise _Fault(f"it is missing; the log goes on with entry {position}", expected)
-        if not isinstance(raw, bytes):
-            raise _Fault("its bytes are missing", position)
-        _read_entry(position, raw, read)
-
-
-def _read_entry(position: int, raw: bytes, read: _Read) -> None:
-    try:
-        entry = parse_entry(position, raw)
-        is_canonical = orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS) == raw
-    except (InvalidExport, orjson.JSONEncodeError) as error:
-        raise _Fault("it does not have the form of an entry", position) from error
-    if not is_canonical:
-        raise _Fault("its bytes are not in canonical form", position)
-    chain = read.chains.setdefault(entry.run, _Stream())
-    previous = chain.head.hex() if chain.length else None
-    if entry.n != chain.length:
-        raise _Fault(f"it is number {entry.n} of {entry.run!r} where {chain.length} belongs", position)
-    if entry.previous != previous:
-        culprit = chain.last if chain.length else position
-        raise _Fault(f"it was changed: entry {position} of the same run was chained to other bytes", culprit)
-    leaf = leaf_hash(raw)
-    read.leaves.append(leaf)
-    chain.length, chain.head, chain.last = chain.length + 1, leaf, position
-    escalation = entry.data.get("escalation")
-    if entry.kind == Kind.SETTLED and entry.data.get("state") == "approved" and isinstance(escalation, int):
-        read.approved[escalation] = entry.data.get("digest")
-    if entry.kind == Kind.INTENT:
-        read.pending[entry.call] = None
-        if isinstance(escalation, int) and read.approved.get(escalation) != entry.data.get("digest"):
-            raise _Fault(f"it acts on other bytes than those that E-{escalation} approved", position)
-    elif entry.kind == Kind.OUTCOME:
-        read.pending.pop(entry.call, None)
-
-
-def _check_streams(connection: Connection, read: _Read) -> None:
-    faults: list[_Fault] = []
-    known = set()
-    for row in connection.execute(select(streams)):
-        if not isinstance(row.length, int) or not isinstance(row.head, bytes):
-            raise _Fault(f"what the log keeps of {row.stream!r} is not of the right type")
-        known.add(row.stream)
-        chain = read.chains.get(row.stream, _Stream())
-        if row.length > chain.length:
-            faults.append(_Fault(f"the last entries of {row.stream!r} are missing ({row.length - chain.length})"))
-        elif (row.length, row.head) != (chain.length, chain.head):
-            faults.append(_Fault("it was changed, or added behind the log's back", chain.last))
-    faults += [_Fault("its run is not known to the log", chain.last) for run, chain in _strangers(read, known)]
-    if faults:
-        raise min(faults, key=lambda fault: len(read.leaves) if fault.position is None else fault.position)
-
-
-def _strangers(read: _Read, known: set[str]) -> Iterator[tuple[str, _Stream]]:
-    return ((run, chain) for run, chain in read.chains.items() if run not in known)
-
-
-def _check_tiles(connection: Connection, read: _Read) -> None:
-    query = select(tiles.c.position, tiles.c.hashes).where(tiles.c.level == 0).order_by(tiles.c.position)
-    for index, hashes in connection.execute(query):
-        if not isinstance(hashes, bytes) or len(hashes) != TILE_WIDTH * HASH_SIZE:
-            raise _Fault(f"tile {index} of the tree is not 256 hashes")
-        first = index * TILE_WIDTH
-        for offset in range(TILE_WIDTH):
-            stored = bytes(hashes[offset * HASH_SIZE : (offset + 1) * HASH_SIZE])
-            if first + offset >= len(read.leaves) or stored != read.leaves[first + offset]:
-                raise _Fault("it is not the entry whose hash stands in the tree", first + offset)
-
-
-def _check_head(connection: Connection, read: _Read) -> None:
-    size = connection.execute(select(heads.c.size)).scalar() or 0
-    if size != len(read.leaves):
-        raise _Fault(f"the log says that it has {size} entries, and {len(read.leaves)} are there")
-
-
-def _check_checkpoints(connection: Connection, read: _Read, key: VerifierKey) -> None:
-    good = 0
-    tree = TreeReader(connection)
-    for size, note in connection.execute(select(checkpoints).order_by(checkpoints.c.size)):
-        if not isinstance(note, str):
-            raise _Fault(f"the checkpoint of {size} entries is not text")
-        checkpoint = _opened(note, key)
-        if checkpoint.size != size:
-            raise _Fault(f"the checkpoint of {size} entries speaks of {checkpoint.size}")
-        if checkpoint.size > len(read.leaves):
-            raise _Fault(f"a checkpoint covers {checkpoint.size} entries, and only {len(read.leaves)} are there")
-        if _root(tree, read, checkpoint.size) != checkpoint.root:
-            raise _Fault(f"one of the entries {good} to {size - 1} is not what a checkpoint was signed over", good)
-        good = size
-
-
-def _check_anchor(connection: Connection, read: _Read, note: str, key: VerifierKey) -> bool:
-    checkpoint = _opened(note, key)
-    if checkpoint.size > len(read.leaves):
-        missing = checkpoint.size - len(read.leaves)
-        raise _Fault(f"the log was cut back: an anchored checkpoint has {missing} more entries")
-    if _root(TreeReader(connection), read, checkpoint.size) != checkpoint.root:
-        raise _Fault(f"the log is not the one that was anchored at {checkpoint.size} entries")
-    return True
-
-
-def _opened(note: str, key: VerifierKey) -> Checkpoint:
-    try:
-        return open_checkpoint(note, key)
-    except InvalidExport as error:
-        raise _Fault(f"a checkpoint cannot be believed: {error}") from error
-
-
-def _root(tree: TreeReader, read: _Read, size: int) -> bytes:
-    """From stored tiles, which were compared with the entries; a higher tile that is wrong makes the roots differ."""
-    try:
-        return tree.root(size)
-    except InvalidExport:
-        return root_of(read.leaves[:size])
+@contextmanager
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor | None]:
+    if processes < 2:
+        yield None
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield pool

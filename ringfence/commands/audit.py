@@ -102,19 +102,38 @@ def show(position: Annotated[int, typer.Argument(help="An entry's number.")], is
 @group.command()
 def verify(
     file: Annotated[Path | None, typer.Option(help="A copy of the log; without it, the live one.")] = None,
+    key: Annotated[str | None, typer.Option(help="The log's public key as you pinned it, or a file.")] = None,
+    anchor: Annotated[list[Path] | None, typer.Option(help="A checkpoint that was kept elsewhere (a file).")] = None,
+    witness: Annotated[list[str] | None, typer.Option(help="The public key of a witness, or a file.")] = None,
+    is_evidence_only: Annotated[
+        bool,
+        typer.Option("--evidence", help="Bytes, chains, tree and signatures only; not whether the story is whole."),
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, max=64)] = 1,
     is_json: Json = False,
 ) -> None:
-    """Check every entry, chain, tree and signature."""
+    """Check every entry, chain, tree and signature, and whether the story is whole."""
     from ringfence.exits import Exit
     from ringfence.session import open_session
-    from ringfence.verifying import verdict_of_file, verdict_of_log
+    from ringfence.verifying import Against, read_key, read_note, verdict_of_file, verdict_of_log
 
+    against = Against(
+        key=None if key is None else read_key(key),
+        anchors=[read_note(path) for path in anchor or ()],
+        witnesses=[read_key(text) for text in witness or ()],
+        is_evidence_only=is_evidence_only,
+        processes=processes,
+    )
     with open_session(is_json=is_json) as session:
-        settings = session.settings
-        verdict = verdict_of_log(settings, session.store) if file is None else verdict_of_file(settings, file)
+        if file is None:
+            verdict = verdict_of_log(session.settings, session.store, against)
+        else:
+            verdict = verdict_of_file(session.settings, file, against)
         session.output.record(verdict.to_json())
-        session.output.line((verdict.text, "good" if verdict.is_intact else "bad"))
-    raise typer.Exit(int(Exit.FINISHED if verdict.is_intact else Exit.EVIDENCE))
+        session.output.line((verdict.text, "good" if verdict.is_good else "bad"))
+        for finding in verdict.findings[1:20]:
+            session.output.line("  ", str(finding))
+    raise typer.Exit(int(Exit.FINISHED if verdict.is_good else Exit.EVIDENCE))
 
 
 @group.command()

@@ -146,9 +146,15 @@ async def test_acting_on_other_bytes_than_were_approved_is_found(tmp_path: Path)
     path = tmp_path / "log.db"
     with SqlStore.open(f"sqlite:///{path}", signer=SIGNER) as store:
         store.create_schema()
-        settled: dict[str, JsonValue] = {"escalation": 1, "state": "approved", "digest": "aa"}
-        await store.write(lambda tx: tx.record(Event(Kind.SETTLED, "person:ana", settled, run="r")))
-        await store.write(
-            lambda tx: tx.record(Event(Kind.INTENT, "agent:r", {"escalation": 1, "digest": "bb"}, run="r"))
+        asked: dict[str, JsonValue] = {"escalation": 1, "digest": "aa"}
+        events = (
+            Event(Kind.ESCALATION, "agent:r", asked, run="r"),
+            Event(Kind.VOTE, "person:ana", {**asked, "verdict": "approve"}, run="r"),
+            Event(Kind.SETTLED, "person:ana", {**asked, "state": "approved"}, run="r"),
+            Event(Kind.INTENT, "agent:r", {"escalation": 1, "digest": "bb"}, run="r", call="r/1/0"),
         )
-    assert verify_file(path, KEY).position == 1
+        for event in events:
+            await store.write(lambda tx, event=event: tx.record(event))  # type: ignore[misc]  # bound per turn
+    verdict = verify_file(path, KEY)
+    assert (verdict.is_good, verdict.position) == (False, 3)
+    assert "other bytes than those that E-1 approved" in verdict.text

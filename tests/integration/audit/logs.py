@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from ringfence_audit import export
@@ -80,6 +81,6 @@ def open_log(path: Path, signer: Signer | None = None) -> SqlStore:
 
 def copy_of(path: Path, copy: Path) -> Path:
     """A consistent copy at rest."""
-    with sqlite3.connect(path) as live, sqlite3.connect(copy) as target:
+    with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(copy)) as target:
         live.backup(target)
     return copy

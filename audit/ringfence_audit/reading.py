@@ -1,0 +1,127 @@
+"""The second half of verification: entries are parsed, their large values held against their digests, and the story
+that they tell is folded through `completeness`. The bytes were checked before (`scan`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import orjson
+from sqlalchemy import Connection
+
+from ringfence_audit.blobs import BlobDamaged, Blobs
+from ringfence_audit.bodies import references, restore
+from ringfence_audit.completeness import Completeness, Recompute
+from ringfence_audit.counting import Finding
+from ringfence_audit.errors import InvalidExport
+from ringfence_audit.events import JsonValue, Kind
+from ringfence_audit.facts import Entry, parse_entry
+from ringfence_audit.scan import Fault, rows_of
+
+_FIRST_SECONDS = timedelta(seconds=10)
+"""Within this time of its first entry a log may still lack its first checkpoint."""
+_URGENT = frozenset({Kind.RUN_CLOSED, Kind.VOTE, Kind.SETTLED, Kind.CONTROL, Kind.KEY})
+_TOLD_IN_DATA = frozenset(kind.value for kind in Kind) - {Kind.EXCHANGE, Kind.COMPACTION, Kind.RUN_OPENED}
+"""Kinds whose data `completeness` reads, so that it is put together again where part of it left the entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the entries tell."""
+
+    findings: tuple[Finding, ...]
+    open_calls: tuple[str, ...]
+    absent_bodies: int
+    not_recomputable: int
+    is_old_without_checkpoint: bool
+    """Whether so much happened that a log without any checkpoint cannot be explained by a crash."""
+    fault: Fault | None = None
+
+
+class _Reader:
+    def __init__(
+        self, connection: Connection, blobs: Blobs | None, recompute: Recompute | None, *, pruned: int
+    ) -> None:
+        self._connection = connection
+        self._blobs = blobs
+        self._recompute = recompute
+        self._story = Completeness(pruned=pruned)
+        self._absent: set[str] = set()
+        self._seen: set[str] = set()
+        self._not_recomputable = 0
+        self._first: datetime | None = None
+        self._last: datetime | None = None
+        self._urgent: datetime | None = None
+
+    def told(self, rows: Iterator[tuple[int, object]], now: datetime) -> Told:
+        fault = None
+        for position, raw in rows:
+            if raw is None:
+                continue
+            try:
+                self._take(position, raw)
+            except InvalidExport as error:
+                fault = Fault(str(error).removeprefix(f"entry {position} "), position)
+                break
+            except BlobDamaged:
+                fault = Fault("a large value of it was changed: it does not have the digest that is named", position)
+                break
+        is_old = self._first is not None and self._last is not None and self._last - self._first > _FIRST_SECONDS
+        is_over = self._urgent is not None and now - self._urgent > _FIRST_SECONDS
+        opened = self._story.finish()
+        return Told(
+            tuple(self._story.findings),
+            opened,
+            len(self._absent),
+            self._not_recomputable,
+            is_old or is_over,
+            fault,
+        )
+
+    def _take(self, position: int, raw: object) -> None:
+        if not isinstance(raw, bytes):
+            raise InvalidExport("its bytes are missing")
+        entry = parse_entry(position, raw)
+        if orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS) != raw:
+            raise InvalidExport("its bytes are not in canonical form")
+        self._first, self._last = self._first or entry.time, entry.time
+        if entry.kind in _URGENT and self._urgent is None:
+            self._urgent = entry.time
+        if b'{"$blob":' in raw:
+            entry = self._with_bodies(entry)
+        if entry.kind == Kind.INTENT and self._recompute is not None:
+            self._check_digest(entry, self._recompute)
+        self._story.take(entry)
+
+    def _with_bodies(self, entry: Entry) -> Entry:
+        bodies: dict[str, bytes] = {}
+        for digest in references(entry.data):
+            body = None if self._blobs is None else self._blobs.get(digest, self._connection)
+            if body is None:
+                self._absent.add(digest)
+            else:
+                bodies[digest] = body
+        if entry.kind not in _TOLD_IN_DATA:
+            return entry
+        whole = restore(entry.data, bodies.get)
+        return replace(entry, data=whole) if isinstance(whole, Mapping) else entry
+
+    def _check_digest(self, entry: Entry, recompute: Recompute) -> None:
+        original = self._original(entry)
+        if original is None:
+            self._not_recomputable += 1
+        elif recompute(entry, original) != entry.data.get("digest"):
+            self._story.findings.append(Finding(entry.position, "its digest is not that of what it says would run"))
+
+    def _original(self, entry: Entry) -> Mapping[str, JsonValue] | None:
+        """The data before redaction, None where it is not to be had."""
+        return entry.data if "nonce" in entry.data else None
+
+
+def read_story(
+    connection: Connection, size: int, *, blobs: Blobs | None, pruned: int, recompute: Recompute | None, now: datetime
+) -> Told:
+    """Read every entry. Raises nothing for hostile content: the first bad entry is the `fault`."""
+    reader = _Reader(connection, blobs, recompute, pruned=pruned)
+    return reader.told(rows_of(connection, 0, size), now)
