@@ -11,6 +11,8 @@ from ringfence.errors import Mistake
 from ringfence.settings import LOG_ORIGIN, Settings, make_home
 from ringfence_audit.keys import Signer
 from ringfence_audit.notes import VerifierKey, is_signed, parse_note
+from ringfence_audit.originals import Box
+from ringfence_audit.redaction import SHORTEST_VALUE, Redactor
 from ringfence_audit.store import SqlStore, system_clock
 
 
@@ -24,11 +26,21 @@ def open_store(settings: Settings, *, clock: Callable[[], datetime] = system_clo
     if settings.database_url is not None and not settings.key_file.exists():
         _refuse_a_second_key(settings)
     signer = Signer.load_or_create(settings.key_file, LOG_ORIGIN)
-    with SqlStore.open(settings.store_url, signer=signer, clock=clock) as store:
+    redactor = _redactor(settings)
+    with SqlStore.open(settings.store_url, signer=signer, clock=clock, redactor=redactor) as store:
         make_ready(store, may_upgrade=settings.database_url is None)
         if settings.database_url is not None:
             _check_key(store, settings)
         yield store
+
+
+def _redactor(settings: Settings) -> Redactor:
+    """Takes out what looks like a secret and the model's key; what it takes out is kept, sealed."""
+    held = {}
+    key = settings.openai_api_key
+    if key is not None and len(key.get_secret_value()) >= SHORTEST_VALUE:
+        held["OPENAI_API_KEY"] = key.get_secret_value()
+    return Redactor(values=held, originals=Box.load_or_create(settings.originals_key))
 
 
 @contextmanager

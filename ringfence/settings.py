@@ -72,6 +72,16 @@ class Settings(BaseSettings):
         return self.audit_key or self.home / "audit.key"
 
     @property
+    def originals_key(self) -> Path:
+        """Seals what redaction took out of the log; without it those digests cannot be recomputed."""
+        return self.home / "originals.key"
+
+    @property
+    def people_key(self) -> Path:
+        """Seals second factors; without it everyone is invited again."""
+        return self.home / "people.key"
+
+    @property
     def sandboxes(self) -> Path:
         return self.home / "sandboxes"
 

@@ -11,8 +11,11 @@ from ringfence.settings import LOG_ORIGIN, Settings
 from ringfence_audit.errors import InvalidExport
 from ringfence_audit.keys import Signer
 from ringfence_audit.notes import VerifierKey
+from ringfence_audit.originals import Box
+from ringfence_audit.reading import Digests
 from ringfence_audit.store import SqlStore
 from ringfence_audit.verify import Verdict, verify, verify_file
+from ringfence_tools.digest import recomputed
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ def verdict_of_file(settings: Settings, file: Path, against: Against | None = No
         witnesses=against.witnesses,
         processes=against.processes,
         is_evidence_only=against.is_evidence_only,
+        digests=_digests(settings),
     )
 
 
@@ -54,8 +58,15 @@ def verdict_of_log(settings: Settings, store: SqlStore, against: Against | None 
             witnesses=against.witnesses,
             blobs=store.blobs,
             is_evidence_only=against.is_evidence_only,
+            digests=_digests(settings),
         )
     )
+
+
+def _digests(settings: Settings) -> Digests:
+    """Action digests are recomputed by the gate's own rule, on sealed originals too where their key lies here."""
+    originals = Box.load_or_create(settings.originals_key) if settings.originals_key.exists() else None
+    return Digests(lambda entry, data: recomputed(entry.actor, entry.on_behalf_of, data), originals)
 
 
 def own_key(settings: Settings) -> VerifierKey:

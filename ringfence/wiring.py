@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -21,12 +21,16 @@ from ringfence.budgets import team_scopes
 from ringfence.cluster import open_cluster
 from ringfence.directory import LocalDirectory
 from ringfence.errors import Mistake
-from ringfence.settings import Settings
+from ringfence.settings import LOG_ORIGIN, Settings
 from ringfence.sweeping import keep_swept
 from ringfence_agents.model import Model
 from ringfence_agents.ports import Equipment
 from ringfence_agents.runner import Runner
 from ringfence_agents.runs import RunRecord
+from ringfence_audit.errors import LogUnavailable
+from ringfence_audit.keys import Signer
+from ringfence_audit.producers import CountedStore
+from ringfence_audit.redaction import SHORTEST_VALUE
 from ringfence_audit.store import SqlStore
 from ringfence_sandbox.contract import Backend, Bundle, ClusterRule, Limits, Mount, SandboxId, SandboxSpec
 from ringfence_sandbox.egress import EgressSettings
@@ -58,9 +62,14 @@ class Workshop:
         self._sweeping: asyncio.Task[None] | None = None
         self._models: dict[tuple[str, str], Model] = {}
         self._stack = AsyncExitStack()
+        self._gate_log = _counted(settings, store, "gate")
+        self._egress_log = _counted(settings, store, "egress")
 
     async def close(self) -> None:
         await self._stack.aclose()
+        for log in (self._gate_log, self._egress_log):
+            with suppress(LogUnavailable):  # what was not counted any more is in the log, and verify says so
+                await log.sign()
         await self._local.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -92,7 +101,7 @@ class Workshop:
         policy = Policy.compile(profile)
         directory = AccountDirectory(self.store, self.directory)
         toolbox = toolbox_for(profile, self.toolbox)
-        gate = Gate(self.store, policy, toolbox, directory, end_run_at=profile.after_deny.end_run_at)
+        gate = Gate(self._gate_log, policy, toolbox, directory, end_run_at=profile.after_deny.end_run_at)
         scopes = await team_scopes(self.store, profile, record)
         person = record.on_behalf_of.removeprefix("person:")
         return Equipment(
@@ -105,9 +114,16 @@ class Workshop:
             artifacts=self.settings.runs,
             scopes=lambda _: scopes,
             egress=lambda run: RunEgress(
-                self.store, policy, profile.network, run.id, person, secret=_environment_secret
+                self._egress_log, policy, profile.network, run.id, person, secret=self._secret
             ),
         )
+
+    def _secret(self, name: str) -> str | None:
+        """A credential's value; from now on the log takes it out wherever it appears."""
+        value = _environment_secret(name)
+        if value is not None and len(value) >= SHORTEST_VALUE:
+            self.store.redactor.hold(name, value)
+        return value
 
     async def _model(self, word: str, profile: Profile, profile_digest: str) -> Model:
         key = (word, profile_digest)
@@ -118,6 +134,12 @@ class Workshop:
                 self._stack.push_async_callback(close)
             self._models[key] = model
         return self._models[key]
+
+
+def _counted(settings: Settings, store: SqlStore, role: str) -> CountedStore:
+    """The log as one producer writes it, who counts and signs with a key of its own."""
+    signer = Signer.load_or_create(settings.home / f"{role}.key", f"{LOG_ORIGIN}/{role}")
+    return CountedStore(store, signer, role=role)
 
 
 @asynccontextmanager

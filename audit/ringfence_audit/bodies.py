@@ -16,7 +16,7 @@ from ringfence_audit.blobs import BLOB_LIMIT
 from ringfence_audit.canonical import encode, plain
 from ringfence_audit.events import JsonValue
 
-_RESERVED = frozenset({"$blob", "$json"})
+_RESERVED = frozenset({"$blob", "$json", "$original", "$whole", "$sealed"})
 
 Fetch: TypeAlias = Callable[[str], bytes | None]
 """Digest → body, or None where it is gone."""
@@ -65,6 +65,23 @@ def _reference(form: str, body: bytes, blobs: dict[str, bytes]) -> JsonValue:
     return {"$blob": {"form": form, "sha256": digest, "size": len(body)}}
 
 
+def with_original(value: JsonValue, cipher: bytes, key: str, blobs: dict[str, bytes]) -> JsonValue:
+    """The data with a reference to what it was before redaction, which lies sealed in `blobs`."""
+    digest = sha256(cipher).hexdigest()
+    blobs[digest] = cipher
+    original: JsonValue = {"sha256": digest, "size": len(cipher), "key": key}
+    if not isinstance(value, Mapping) or not _RESERVED.isdisjoint(value):
+        return {"$original": original, "$whole": value}
+    return {**value, "$original": original}
+
+
+def original_digest(data: Mapping[str, JsonValue]) -> str:
+    """The digest of the sealed original that an entry's data names, or nothing."""
+    original = data.get("$original")
+    digest = original.get("sha256") if isinstance(original, Mapping) else None
+    return digest if isinstance(digest, str) else ""
+
+
 def references(value: JsonValue) -> list[str]:
     """The digests that a stored value refers to."""
     if isinstance(value, Mapping):
@@ -86,6 +103,8 @@ def _digest(value: Mapping[str, JsonValue]) -> str:
 def restore(value: JsonValue, fetch: Fetch) -> JsonValue:
     """The value as it was recorded, with bodies fetched; a reference stays where its body is gone."""
     if isinstance(value, Mapping):
+        if "$whole" in value:
+            return restore(value["$whole"], fetch)
         if len(value) == 1 and "$json" in value:
             text = restore(value["$json"], fetch)
             return _loaded(text.encode()) if isinstance(text, str) else value

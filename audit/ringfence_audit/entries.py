@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from ringfence_audit.blobs import BLOB_LIMIT
-from ringfence_audit.bodies import escape, take_out, take_out_fields
-from ringfence_audit.canonical import Survey, encode
+from ringfence_audit.bodies import escape, take_out, take_out_fields, with_original
+from ringfence_audit.canonical import Survey, encode, plain
 from ringfence_audit.errors import InvalidEvent
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.redaction import Redactor
 
 MAX_NAME = 200
+NONCE = "nonce"
+"""A field of an event's data that is left out of an entry that was redacted, and kept with its original."""
 _SURELY_SMALL = BLOB_LIMIT // 4 - 8
 """Characters that cannot make more than `BLOB_LIMIT` bytes of UTF-8."""
 _SMALL_EVENT = BLOB_LIMIT * 2
@@ -55,8 +57,9 @@ class Preparer:
         survey = Survey()
         survey.walk(event.data)
         data: JsonValue = event.data
-        if not self._redactor.is_clean(survey.strings, survey.keys):
-            data = self._redactor.redact_value(data)
+        is_clean = self._redactor.is_clean(survey.strings, survey.keys)
+        if not is_clean:
+            data = self._redactor.redact_value({key: item for key, item in event.data.items() if key != NONCE})
         if not survey.plain:
             data = escape(data)
         blobs: dict[str, bytes] = {}
@@ -65,6 +68,10 @@ class Preparer:
         body = _encode_event(event, data)
         if len(body) > _SMALL_EVENT:
             data = take_out_fields(data, blobs)
+            body = _encode_event(event, data)
+        if not is_clean and self._redactor.originals is not None:
+            box = self._redactor.originals
+            data = with_original(data, box.seal(encode(plain(event.data))), box.id, blobs)
             body = _encode_event(event, data)
         return Prepared(body, event.run, encode(event.run), timestamp(now), blobs or _NO_BLOBS, event.kind)
 

@@ -36,14 +36,7 @@ class Signer:
     @classmethod
     def load(cls, path: Path, origin: str) -> Signer:
         """Read the key. Raises `KeyUnusable` where the file is missing, malformed, or open to group or others."""
-        try:
-            with path.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                body = file.read(10_000)
-        except OSError as error:
-            raise KeyUnusable(f"cannot read the audit key {path}: {error.strerror}") from error
-        if mode & 0o077:
-            raise KeyUnusable(f"the audit key {path} is open to others: chmod 600 it, and rotate it if it was exposed")
+        body = read_secret(path)
         try:
             key = serialization.load_pem_private_key(body, password=None)
         except (ValueError, TypeError) as error:
@@ -56,15 +49,33 @@ class Signer:
     def load_or_create(cls, path: Path, origin: str) -> Signer:
         """Read the key, or make one (mode 0600, on disk before it is used). Safe against another process's doing so."""
         if not path.exists():
-            _create(path)
+            create_secret(path, new_key())
         return cls.load(path, origin)
 
 
-def _create(path: Path) -> None:
-    """Write a whole key under a name of its own, then link it into place, so that no reader sees half a key."""
-    body = Ed25519PrivateKey.generate().private_bytes(
+def new_key() -> bytes:
+    """A fresh Ed25519 key as it is kept in a file."""
+    return Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def read_secret(path: Path) -> bytes:
+    """A key file's content. Raises `KeyUnusable` where it is missing, or open to group or others."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            body = file.read(10_000)
+    except OSError as error:
+        raise KeyUnusable(f"cannot read the key {path}: {error.strerror}") from error
+    if mode & 0o077:
+        raise KeyUnusable(f"the key {path} is open to others: chmod 600 it, and rotate it if it was exposed")
+    return body
+
+
+def create_secret(path: Path, body: bytes) -> None:
+    """Write a whole key under a name of its own, then link it into place, so that no reader sees half a key. Where
+    another process was first its key stays. Raises `KeyUnusable`."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -79,4 +90,4 @@ def _create(path: Path) -> None:
         finally:
             draft.unlink()
     except OSError as error:
-        raise KeyUnusable(f"cannot make the audit key {path}: {error.strerror}") from error
+        raise KeyUnusable(f"cannot make the key {path}: {error.strerror}") from error

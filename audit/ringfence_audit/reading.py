@@ -11,12 +11,14 @@ import orjson
 from sqlalchemy import Connection
 
 from ringfence_audit.blobs import BlobDamaged, Blobs
-from ringfence_audit.bodies import references, restore
+from ringfence_audit.bodies import original_digest, references, restore
 from ringfence_audit.completeness import Completeness, Recompute
 from ringfence_audit.counting import Finding
+from ringfence_audit.entries import NONCE
 from ringfence_audit.errors import InvalidExport
 from ringfence_audit.events import JsonValue, Kind
 from ringfence_audit.facts import Entry, parse_entry
+from ringfence_audit.originals import Box
 from ringfence_audit.scan import Fault, rows_of
 
 _FIRST_SECONDS = timedelta(seconds=10)
@@ -39,13 +41,21 @@ class Told:
     fault: Fault | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """How action digests are recomputed: by the rule of the room that makes them, on originals that `originals`
+    opens (None where the verifier may not see them)."""
+
+    recompute: Recompute
+    originals: Box | None = None
+
+
 class _Reader:
-    def __init__(
-        self, connection: Connection, blobs: Blobs | None, recompute: Recompute | None, *, pruned: int
-    ) -> None:
+    def __init__(self, connection: Connection, blobs: Blobs | None, digests: Digests | None, *, pruned: int) -> None:
         self._connection = connection
         self._blobs = blobs
-        self._recompute = recompute
+        self._recompute = None if digests is None else digests.recompute
+        self._originals = None if digests is None else digests.originals
         self._story = Completeness(pruned=pruned)
         self._absent: set[str] = set()
         self._seen: set[str] = set()
@@ -109,19 +119,27 @@ class _Reader:
 
     def _check_digest(self, entry: Entry, recompute: Recompute) -> None:
         original = self._original(entry)
-        if original is None:
+        digest = "" if original is None else recompute(entry, original)
+        if not digest:
             self._not_recomputable += 1
-        elif recompute(entry, original) != entry.data.get("digest"):
+        elif digest != entry.data.get("digest"):
             self._story.findings.append(Finding(entry.position, "its digest is not that of what it says would run"))
 
     def _original(self, entry: Entry) -> Mapping[str, JsonValue] | None:
         """The data before redaction, None where it is not to be had."""
-        return entry.data if "nonce" in entry.data else None
+        digest = original_digest(entry.data)
+        if not digest:
+            return entry.data if NONCE in entry.data else None
+        sealed = None if self._blobs is None else self._blobs.get(digest, self._connection)
+        if sealed is None or self._originals is None:
+            return None
+        opened = orjson.loads(self._originals.open(sealed))
+        return opened if isinstance(opened, dict) else None
 
 
 def read_story(
-    connection: Connection, size: int, *, blobs: Blobs | None, pruned: int, recompute: Recompute | None, now: datetime
+    connection: Connection, size: int, *, blobs: Blobs | None, pruned: int, digests: Digests | None, now: datetime
 ) -> Told:
     """Read every entry. Raises nothing for hostile content: the first bad entry is the `fault`."""
-    reader = _Reader(connection, blobs, recompute, pruned=pruned)
+    reader = _Reader(connection, blobs, digests, pruned=pruned)
     return reader.told(rows_of(connection, 0, size), now)

@@ -17,6 +17,7 @@ import re2  # type: ignore[import-untyped]  # ships no types
 
 from ringfence_audit.errors import AuditError
 from ringfence_audit.events import JsonValue
+from ringfence_audit.originals import Box
 
 SHORTEST_VALUE = 6
 
@@ -107,8 +108,10 @@ class Redactor:
         *,
         values: Mapping[str, str] | None = None,
         sensitive_keys: Iterable[str] = SENSITIVE_KEYS,
+        originals: Box | None = None,
     ) -> None:
-        """Raises `InvalidRedaction`."""
+        """With `originals` what was taken out is kept, sealed by it. Raises `InvalidRedaction`."""
+        self.originals = originals
         self._compiled = tuple((rule.name, _compile(rule)) for rule in rules)
         self._any = re2.Set.SearchSet()
         for rule in rules:

@@ -25,13 +25,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ringfence_audit.blobs import Blobs, FileBlobs
-from ringfence_audit.completeness import Recompute
 from ringfence_audit.errors import InvalidExport
 from ringfence_audit.joining import check_streams, check_tiles, joined, roots_of
 from ringfence_audit.keyring import Keyring, keyring
 from ringfence_audit.merkle import TILE_WIDTH
 from ringfence_audit.notes import Checkpoint, VerifierKey, is_signed, parse_note
-from ringfence_audit.reading import Told, read_story
+from ringfence_audit.reading import Digests, Told, read_story
 from ringfence_audit.scan import Broken, Scanned, scan
 from ringfence_audit.tables import checkpoints, entries, heads
 from ringfence_audit.verdict import Grade, Verdict
@@ -50,7 +49,7 @@ def verify_file(
     witnesses: Sequence[VerifierKey] = (),
     processes: int = 1,
     is_evidence_only: bool = False,
-    recompute: Recompute | None = None,
+    digests: Digests | None = None,
     now: datetime | None = None,
 ) -> Verdict:
     """Verify a log in a SQLite file, opened read-only. A file that is no log is a *broken* one."""
@@ -69,7 +68,7 @@ def verify_file(
                 blobs=kept,
                 parallel=job,
                 is_evidence_only=is_evidence_only,
-                recompute=recompute,
+                digests=digests,
                 now=now or datetime.now(UTC),
             )
     except (SQLAlchemyError, sqlite3.Error) as error:
@@ -84,7 +83,7 @@ def verify(
     witnesses: Sequence[VerifierKey] = (),
     blobs: Blobs | None = None,
     is_evidence_only: bool = False,
-    recompute: Recompute | None = None,
+    digests: Digests | None = None,
     now: datetime | None = None,
 ) -> Verdict:
     """Verify the log as this connection sees it. `anchors` are checkpoint notes that were kept elsewhere; `witnesses`
@@ -97,7 +96,7 @@ def verify(
         blobs=blobs,
         parallel=None,
         is_evidence_only=is_evidence_only,
-        recompute=recompute,
+        digests=digests,
         now=now or datetime.now(UTC),
     )
 
@@ -111,7 +110,7 @@ def _verify(
     blobs: Blobs | None,
     parallel: _Parallel | None,
     is_evidence_only: bool,
-    recompute: Recompute | None,
+    digests: Digests | None,
     now: datetime,
 ) -> Verdict:
     size = 0
@@ -135,7 +134,7 @@ def _verify(
         story = None
         if not is_evidence_only:
             pruned = log.pruned
-            story = read_story(connection, size, blobs=blobs, pruned=pruned, recompute=recompute, now=now)
+            story = read_story(connection, size, blobs=blobs, pruned=pruned, digests=digests, now=now)
         _check_cover(story, size, covered, has_notes=bool(notes))
     except Broken as broken:
         return Verdict(Grade.BROKEN, size, broken.fault.problem, broken.fault.position)

@@ -64,6 +64,26 @@ def _canonical(value: JsonValue) -> bytes:
     return rfc8785.dumps(value)
 
 
+def recomputed(agent: str, on_behalf_of: str, data: Mapping[str, JsonValue]) -> str:
+    """The digest that an intent's data, as it was before redaction, leads to; nothing where it lacks a part."""
+    sealed, accesses = data.get("sealed"), data.get("accesses")
+    texts = [data.get(name) for name in ("tool", "schema", "nonce")]
+    if not isinstance(sealed, Mapping) or not isinstance(accesses, Sequence) or not all(texts):
+        return ""
+    files: list[JsonValue] = [{"path": path, "sha256": sealed[path]} for path in sorted(sealed)]
+    body: dict[str, JsonValue] = {
+        "agent": agent,
+        "on_behalf_of": on_behalf_of,
+        "tool": texts[0],
+        "tool_schema": texts[1],
+        "arguments": data.get("arguments"),
+        "resources": [*accesses, *files],
+        "nonce": texts[2],
+    }
+    # rfc8785 knows dicts and lists; what comes from an entry is made of these.
+    return hashlib.sha256(rfc8785.dumps(body)).hexdigest()
+
+
 def call_nonce(nonce: str) -> str:
     """The nonce that may be seen inside the sandbox, as part of the call id; the digest's nonce may not."""
     return hashlib.sha256(b"call-id\0" + nonce.encode()).hexdigest()[:24]
