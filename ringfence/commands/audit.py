@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ringfence.commands import audit_anchor
 from ringfence.commands import audit_options as asking
 from ringfence.commands.options import Json
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ringfence_audit.facts import Entry
 
 group = typer.Typer(no_args_is_help=True, help="Ask what happened, and verify it.")
+group.command()(audit_anchor.anchor)
+group.command()(audit_anchor.witness)
 
 
 @group.command()
@@ -105,6 +108,9 @@ def verify(
     key: Annotated[str | None, typer.Option(help="The log's public key as you pinned it, or a file.")] = None,
     anchor: Annotated[list[Path] | None, typer.Option(help="A checkpoint that was kept elsewhere (a file).")] = None,
     witness: Annotated[list[str] | None, typer.Option(help="The public key of a witness, or a file.")] = None,
+    is_anchored: Annotated[
+        bool, typer.Option("--anchored", help="Fetch checkpoints from the configured anchors.")
+    ] = False,
     is_evidence_only: Annotated[
         bool,
         typer.Option("--evidence", help="Bytes, chains, tree and signatures only; not whether the story is whole."),
@@ -113,18 +119,20 @@ def verify(
     is_json: Json = False,
 ) -> None:
     """Check every entry, chain, tree and signature, and whether the story is whole."""
+    from ringfence.anchoring import fetched, load_sinks, witness_keys
     from ringfence.exits import Exit
     from ringfence.session import open_session
     from ringfence.verifying import Against, read_key, read_note, verdict_of_file, verdict_of_log
 
-    against = Against(
-        key=None if key is None else read_key(key),
-        anchors=[read_note(path) for path in anchor or ()],
-        witnesses=[read_key(text) for text in witness or ()],
-        is_evidence_only=is_evidence_only,
-        processes=processes,
-    )
+    pinned = None if key is None else read_key(key)
+    kept = [read_note(path) for path in anchor or ()]
+    witnesses = [read_key(text) for text in witness or ()]
     with open_session(is_json=is_json) as session:
+        if is_anchored:
+            sinks = load_sinks(session.settings)
+            kept += fetched(session.store, sinks)
+            witnesses += witness_keys(sinks)
+        against = Against(pinned, kept, witnesses, is_evidence_only, processes)
         if file is None:
             verdict = verdict_of_log(session.settings, session.store, against)
         else:
