@@ -75,9 +75,9 @@ def base_settings(cluster: Cluster) -> ClusterSettings:
 
 
 @contextmanager
-def field(cluster: Cluster, word: str) -> Iterator[Field]:
+def field(cluster: Cluster, word: str, rules: tuple[ClusterRule, ...] = RULES) -> Iterator[Field]:
     with installed_rights(cluster, word) as installed:
-        run = asyncio.run(_live_run(installed))
+        run = asyncio.run(_live_run(installed, rules))
         found = Field(
             installed, run, f"{installed.name}-bystander", f"rf-{installed.name}-look", f"rf-{installed.name}-n"
         )
@@ -93,12 +93,12 @@ def field(cluster: Cluster, word: str) -> Iterator[Field]:
             installed.kubectl("delete", "namespace", "--wait=false", "--ignore-not-found", *spaces)
 
 
-async def _live_run(installed: Installed) -> str:
+async def _live_run(installed: Installed, rules: tuple[ClusterRule, ...]) -> str:
     """A real sandbox, made under the orchestrator's own identity. Returns its namespace."""
     spec = SandboxSpec(
         SandboxId(f"t-{os.urandom(4).hex()}"),
         limits=Limits(processes=64, memory_bytes=256 << 20, disk_bytes=64 << 20),
-        cluster_rules=RULES,
+        cluster_rules=rules,
         has_egress=True,
     )
     async with installed.orchestrator() as api:

@@ -45,6 +45,8 @@ class CardFacts:
     alike_approved: int = 0
     credential_hosts: frozenset[str] | None = None
     """Hosts for which the proxy adds a credential; None where that is not known, and then nothing is claimed."""
+    foreseen: tuple[str, ...] = ()
+    """What the call would do outside the sandbox, looked up there; safe lines."""
     seen_hosts: frozenset[str] | None = None
     """Hosts that this team's runs have reached before; None where nobody has looked."""
 
@@ -232,7 +234,8 @@ def _opened(facts: CardFacts) -> tuple[str, ...]:
     escalating = facts.decision.escalating
     lines = [_opens(access, facts.credential_hosts) for access in escalating[:OPENS_LIMIT]]
     more = len(escalating) - OPENS_LIMIT
-    return (*lines, f"… and {more} more") if more > 0 else tuple(lines)
+    seen = tuple(shorten(line, WORDS_LIMIT) for line in facts.foreseen[:OPENS_LIMIT])
+    return (*lines, f"… and {more} more", *seen) if more > 0 else (*lines, *seen)
 
 
 def _opens(access: Access, credential_hosts: frozenset[str] | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.contract import CallId, Ending, Mount, Outcome, Recall
 from ringfence_sandbox.errors import SandboxGone
-from ringfence_tools import grants
+from ringfence_tools import cluster_grants, grants
 from ringfence_tools.calls import Access, Family, ResultStatus, ToolResult
 from ringfence_tools.clock import micros
 from ringfence_tools.digest import call_nonce
@@ -22,6 +22,7 @@ from ringfence_tools.toolbox import (
     Acting,
     Arguments,
     ControlTool,
+    OutsideTool,
     ReadTool,
     SandboxTool,
     Tool,
@@ -58,7 +59,13 @@ class Effects:
             case ReadTool():
                 if _shows_paths(accesses):
                     await self._show_granted(context)
-                return await tool.read(arguments, await context.sandbox()), False
+                sandbox = await context.sandbox()
+                async with cluster_grants.standing(self._store, sandbox, row.key, accesses):
+                    return await tool.read(arguments, sandbox), False
+            case OutsideTool():
+                acting = await self._acting(row, context)
+                async with cluster_grants.standing(self._store, acting.sandbox, row.key, accesses):
+                    return await tool.act(arguments, acting), False
             case SandboxTool():
                 outcome = await self._perform(tool, arguments, row, context=context, is_fresh=is_fresh)
                 if outcome.ending is Ending.INTERRUPTED:
@@ -83,9 +90,13 @@ class Effects:
                 raise ToolRefusal(ENDED)
             if known is Recall.RUNNING and not tool.seals:
                 raise SandboxGone("a write that is still running cannot be waited for")
-        acting = Acting(row.key, call_id, context.fence, sandbox, row.sealed)
-        action = await tool.action(arguments, acting)
+        action = await tool.action(arguments, await self._acting(row, context))
         return await sandbox.perform(action, on_output=lambda data: context.progress(CallOutput(row.key, data)))
+
+    async def _acting(self, row: CallRow, context: RunContext) -> Acting:
+        sandbox = await context.sandbox()
+        is_approved = row.escalation is not None
+        return Acting(row.key, call_id_of(row), context.fence, sandbox, row.sealed, is_approved=is_approved)
 
     async def _show_granted(self, context: RunContext) -> None:
         """Make the host paths of live grants visible inside, read-only, and those of ended ones not."""

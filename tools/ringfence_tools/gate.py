@@ -35,6 +35,7 @@ from ringfence_tools.digest import action_digest, matter
 from ringfence_tools.effects import Effects, call_id_of
 from ringfence_tools.errors import NotFound
 from ringfence_tools.escalations import Asking, Escalation, EscalationState
+from ringfence_tools.foresight import foresee
 from ringfence_tools.gate_context import Decider, Guard, RunContext, Settled, Step, TaskFacts, Waiting
 from ringfence_tools.gate_events import Read, Warrant
 from ringfence_tools.ledger import CallRow, CallState
@@ -43,6 +44,7 @@ from ringfence_tools.progress import CallDecided, CallSettled
 from ringfence_tools.toolbox import (
     Arguments,
     QuestionTool,
+    Reconsider,
     SandboxTool,
     Tool,
     Toolbox,
@@ -98,7 +100,7 @@ class Gate:
             try:
                 step = await self._advance(row, context)
                 if isinstance(step, _Intended):
-                    return await self._act(step.row, context, read=step.read)
+                    step = await self._act(step.row, context, read=step.read)
             except ledger.CallMoved:
                 row = None
                 continue
@@ -135,8 +137,13 @@ class Gate:
             return await self._refuse_invalid(
                 row, context, f"this run changed more than {SEALED_LIMIT} files, too many for a person to approve"
             )
+        try:
+            seen = await foresee(tool, arguments, accesses, effect=decided.effect, context=context)
+        except ToolRefusal as error:
+            return await self._refuse_invalid(row, context, str(error))
+        sealed |= seen.sealed
         read = self._digested(row, tool, arguments, accesses=accesses, sealed=sealed, context=context)
-        read = replace(read, sandbox=sandbox)
+        read = replace(read, sandbox=sandbox, foreseen=seen.lines)
         if isinstance(tool, QuestionTool):
             return await self._ask(row, context, read, question=tool.question(arguments), decided=decided)
 
@@ -255,6 +262,7 @@ class Gate:
             decision=decided,
             sealed=read.sealed,
             digest=read.digest,
+            foreseen=read.foreseen,
             task=context.task.text,
             repository=context.task.repository,
             commit=context.task.commit,
@@ -390,13 +398,16 @@ class Gate:
 
     # -- intent: act, or find out what became of it -----------------------------------------------------------------
 
-    async def _act(self, row: CallRow, context: RunContext, *, read: Read | None = None) -> Step:
+    async def _act(self, row: CallRow, context: RunContext, *, read: Read | None = None) -> Step | None:
         """`read` is the call where its intent was written just now; without, it was found after a crash."""
         try:
             tool, arguments, accesses = (read.tool, read.given, read.accesses) if read else self._read(row)
             result, acknowledge = await self._effects.carry_out(
                 row, context, tool=tool, arguments=arguments, accesses=accesses, is_fresh=read is not None
             )
+        except Reconsider as error:
+            await self._reconsider(row, context, str(error))
+            return None
         except (ToolRefusal, PathRefused) as error:
             result, acknowledge = _result(ResultStatus.FAILED, str(error)), False
         except IsolationUnavailable as error:
@@ -414,6 +425,18 @@ class Gate:
             await (await context.sandbox()).acknowledge(call_id_of(row))
         context.progress(CallSettled(row.key, row.tool, result))
         return step
+
+    async def _reconsider(self, row: CallRow, context: RunContext, why: str) -> None:
+        """Nothing was done: the approval is spent, and the call is decided anew with what is known now."""
+
+        def work(tx: Transaction) -> None:
+            context.guard(tx)
+            grants.end_of_call(tx, row.key)
+            ledger.reconsider(tx, row)
+            result = _result(ResultStatus.FAILED, f"Nothing was done, and it goes back to people: {why}.")
+            tx.record(gate_events.outcome(context.agent, context.person, row, result=result, digest=row.digest))
+
+        await self._store.write(work)
 
     # -- done -------------------------------------------------------------------------------------------------------
 
@@ -439,7 +462,7 @@ def _result(status: ResultStatus, text: str) -> ToolResult:
 
 
 def _needs_opening(access: Access) -> bool:
-    return access.family is Family.NETWORK or bool(access.attributes.get("outside"))
+    return access.family in (Family.NETWORK, Family.CLUSTER) or bool(access.attributes.get("outside"))
 
 
 def _expired(found: Escalation) -> ToolResult:

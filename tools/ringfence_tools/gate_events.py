@@ -26,6 +26,8 @@ class Read:
     digest: str
     sandbox: str = ""
     """Where an action of this call will act."""
+    foreseen: tuple[str, ...] = ()
+    """What it would do outside the sandbox, for the card."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,6 +267,26 @@ def revise(tx: Transaction, key: CallKey, *, revision: int, arguments_text: str)
         raise CallMoved(str(key))
 
 
+def reconsider(tx: Transaction, row: CallRow) -> None:
+    """Put a call whose intent did nothing back to *new*, as a new revision. Raises `CallMoved`."""
+    where = (calls.c.run == row.key.run) & (calls.c.turn == row.key.turn) & (calls.c.idx == row.key.index)
+    where &= (calls.c.revision == row.revision) & (calls.c.state == CallState.INTENT.value)
+    changed = tx.connection.execute(
+        update(calls)
+        .where(where)
+        .values(
+            state=CallState.NEW.value,
+            revision=row.revision + 1,
+            nonce=new_nonce(),
+            digest="",
+            sealed="{}",
+            escalation=None,
+        )
+    )
+    if not changed.rowcount:
+        raise CallMoved(str(row.key))
+
+
 def _apply(tx: Transaction, statement: Prepared, row: CallRow, values: Mapping[str, str | int]) -> None:
     where = {
         "in_run": row.key.run,

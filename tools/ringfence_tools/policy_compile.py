@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import product
 
+from ringfence_tools.builtin.kubernetes_words import access
 from ringfence_tools.calls import Family
 from ringfence_tools.errors import PolicyError
-from ringfence_tools.profile_model import Profile, Rule
+from ringfence_tools.profile_model import ClusterRights, Profile, Rule
 
 SCHEMA = """\
 entity Agent;
@@ -40,6 +41,10 @@ def compile_rules(profile: Profile) -> str:
     policies: list[str] = []
     if profile.network.allow:
         policies.append(_policy({"id": "network.allow"}, "permit", Family.NETWORK, _any(_hosts(profile.network.allow))))
+    if profile.tools.kubernetes:
+        policies.append(
+            _policy({"id": "tools.kubernetes"}, "permit", Family.CLUSTER, _any(_rights(profile.tools.kubernetes)))
+        )
     for rule in profile.rules:
         for family in rule.families:
             policies.extend(_rule(profile, rule, family))
@@ -121,7 +126,15 @@ def _condition(profile: Profile, rule: Rule, family: Family) -> str:
     if rule.effect == "ask" and family is Family.NETWORK and rule.is_bare and profile.network.allow:
         # Asking about the network without a condition means: about what network.allow does not list.
         parts.append(f"!{_any(_hosts(profile.network.allow))}")
+    if rule.effect == "ask" and family is Family.CLUSTER and rule.is_bare and profile.tools.kubernetes:
+        parts.append(f"!{_any(_rights(profile.tools.kubernetes))}")
     return " && ".join(parts)
+
+
+def _rights(given: Iterable[ClusterRights]) -> Iterable[str]:
+    for rights in given:
+        for resource, verb in product(rights.resources, rights.verbs):
+            yield _like("context.resource", access(verb, resource).resource)
 
 
 def _policy(annotations: Mapping[str, str], effect: str, family: Family, condition: str) -> str:

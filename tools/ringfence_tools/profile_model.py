@@ -110,6 +110,13 @@ Methods: TypeAlias = Annotated[tuple[Method, ...], BeforeValidator(_as_tuple)]
 Families: TypeAlias = Annotated[tuple[RuleFamily, ...], BeforeValidator(_as_tuple)]
 
 
+ClusterVerb: TypeAlias = Literal["get", "list", "watch", "create", "patch", "delete"]
+ClusterResource: TypeAlias = Literal[
+    "pods", "pods/log", "pods/portforward", "configmaps", "services", "events",
+    "deployments", "replicasets", "statefulsets", "jobs", "cronjobs",
+]  # fmt: skip
+
+
 def _family(value: object) -> Family:
     for family in RULE_FAMILIES:
         if value == family.value:
@@ -245,6 +252,18 @@ class Network(Form):
     credentials: Annotated[tuple[Credential, ...], BeforeValidator(_as_tuple)] = ()
 
 
+class ClusterRights(Form):
+    """What a run's own account may do in its own namespace, in RBAC's words. Needs nobody's approval."""
+
+    resources: Annotated[tuple[ClusterResource, ...], BeforeValidator(_as_tuple)] = Field(min_length=1)
+    verbs: Annotated[tuple[ClusterVerb, ...], BeforeValidator(_as_tuple)] = Field(min_length=1)
+
+
+class ToolsForm(Form):
+    kubernetes: Annotated[tuple[ClusterRights, ...], BeforeValidator(_as_tuple)] | None = None
+    """Present, if only as an empty list: agents get the `kubernetes` tools; what is not listed is put to people."""
+
+
 class Who(Form):
     any: Words = ()
     all: Words = ()
@@ -348,6 +367,7 @@ class Profile(Form):
     budget: Budget = Budget()
     sandbox: SandboxForm = SandboxForm()
     network: Network = Network()
+    tools: ToolsForm = ToolsForm()
     unmatched: Literal["ask", "forbid"] = "ask"
     rules: Annotated[tuple[Rule, ...], BeforeValidator(_as_tuple)] = ()
     cedar: str = Field(default="", max_length=64 << 10)
@@ -361,6 +381,12 @@ class Profile(Form):
     @property
     def title(self) -> str:
         return f"{self.metadata.name} v{self.metadata.version}"
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> Profile:
+        if self.tools.kubernetes is not None and self.sandbox.kind != "kubernetes":
+            raise ValueError("tools.kubernetes needs sandbox: {kind: kubernetes}")
+        return self
 
     @model_validator(mode="after")
     def _check_ids(self) -> Profile:

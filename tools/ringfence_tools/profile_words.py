@@ -12,6 +12,8 @@ def explain(profile: Profile) -> str:
     """A paragraph of lines: where runs execute, what they may do, who is asked, what it costs."""
     lines = [f"{profile.title}: {profile.description}", f"Runs execute in a {profile.sandbox.kind} sandbox."]
     lines += [f"- {_rule(rule)}" for rule in profile.rules]
+    for rights in profile.tools.kubernetes or ():
+        lines.append(f"- on the cluster, in its own namespace: {', '.join(rights.verbs)} {', '.join(rights.resources)}")
     if profile.network.allow:
         lines.append(f"- open without asking: {', '.join(map(partial(_host, profile), profile.network.allow))}")
     if profile.network.opened:

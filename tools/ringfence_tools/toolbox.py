@@ -1,9 +1,9 @@
 """What a tool is, and the set of tools that a run has.
 
 A tool says what a call means before anything runs: its arguments (a pydantic model), and the accesses the call comes
-down to. How it acts is one of three kinds, and the gate, which alone may act, treats each in its way after a crash:
+down to. How it acts is one of four kinds, and the gate, which alone may act, treats each in its way after a crash:
 a `SandboxTool` is one action of the sandbox (asked for by call id), a `ReadTool` changes nothing (read again), a
-`ControlTool` changes only Ringfence's own state or is safe to repeat.
+`ControlTool` changes only Ringfence's own state or is safe to repeat, an `OutsideTool` acts elsewhere, safe to repeat.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Arguments(BaseModel):
 
 
 A = TypeVar("A", bound=Arguments)
+FORESEEN = "foreseen"
+"""Among what an approval seals, the digest of what the call would do outside the sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,29 @@ class Acting:
     fence: int
     sandbox: Sandbox
     sealed: Mapping[str, str]
+    is_approved: bool = False
+    """People decided on this very call, so it may do no more than what they saw (see `Foreseen`)."""
+
+    @property
+    def foreseen(self) -> str:
+        """The digest of what they saw, "" where nothing could be looked up."""
+        return self.sealed.get(FORESEEN, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a call would do outside the sandbox, looked up before people are asked.
+
+    `lines` go on the card, safe to show. `sha256` becomes part of the action digest and comes back as
+    `Acting.foreseen`; "" where nothing could be looked up.
+    """
+
+    lines: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+class Reconsider(Exception):
+    """The call would do something else than people approved, and nothing was done: it is put to them again."""
 
 
 class ToolRefusal(Exception):
@@ -84,6 +109,22 @@ class ReadTool(Tool[A]):
 
     @abstractmethod
     async def read(self, arguments: A, sandbox: Sandbox) -> ToolResult: ...
+
+    async def foresee(self, arguments: A, sandbox: Sandbox) -> Foreseen:
+        """What the card should say besides; nothing, for what lies inside the sandbox."""
+        return Foreseen()
+
+
+class OutsideTool(Tool[A]):
+    """Acts outside the sandbox under the run's own identity, in a way that is safe to repeat."""
+
+    @abstractmethod
+    async def foresee(self, arguments: A, sandbox: Sandbox) -> Foreseen:
+        """What it would do, for the card. Changes nothing. Raises `ToolRefusal`."""
+
+    @abstractmethod
+    async def act(self, arguments: A, acting: Acting) -> ToolResult:
+        """Raises `ToolRefusal`, and `Reconsider` where it would do something else than was approved."""
 
 
 class ControlTool(Tool[A]):

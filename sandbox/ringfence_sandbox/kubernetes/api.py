@@ -159,6 +159,10 @@ class ClusterApi:
                 return found
             query["continue"] = more
 
+    async def page(self, kind: Kind, *, namespace: str, query: Query) -> Object:
+        """One page of a list, as the query bounds it."""
+        return await self._json("GET", kind.path(namespace), query=query)
+
     async def delete(
         self, kind: Kind, name: str, *, namespace: str = "", uid: str = "", grace_s: int | None = None
     ) -> bool:
@@ -200,10 +204,18 @@ class ClusterApi:
         return text(await self._json("POST", path, body=body), "status", "token")
 
     async def logs(
-        self, namespace: str, pod: str, *, container: str = "", tail_lines: int = 200, limit_bytes: int = 1 << 20
+        self,
+        namespace: str,
+        pod: str,
+        *,
+        container: str = "",
+        tail_lines: int = 200,
+        limit_bytes: int = 1 << 20,
+        is_previous: bool = False,
     ) -> bytes:
-        """The last lines that a container wrote."""
+        """The last lines that a container wrote, or the one before it."""
         query = {"tailLines": str(tail_lines), "limitBytes": str(limit_bytes)}
+        query |= {"previous": "true"} if is_previous else {}
         if container:
             query["container"] = container
         reply = await self._send("GET", kinds.POD.path(namespace, pod, "log"), query=query)

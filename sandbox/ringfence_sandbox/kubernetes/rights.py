@@ -363,17 +363,23 @@ def config_map(place: str) -> Object:
 def excess(rules: Object, who: Orchestrator) -> Sequence[str]:
     """Rights in a SelfSubjectRulesReview beyond the chart's, as `verb group/resource`; empty where there are none."""
     found: set[str] = set()
-    for rule in objects(rules, "status", "resourceRules"):
-        limited = _words(rule, "resourceNames")
-        for group in _words(rule, "apiGroups"):
-            for resource in _words(rule, "resources"):
+    for rule in resource_rules(rules):
+        limited = words(rule, "resourceNames")
+        for group in words(rule, "apiGroups"):
+            for resource in words(rule, "resources"):
                 allowed = ALLOWED.get((group, resource), frozenset())
                 if (group, resource) == (RBAC, "clusterroles") and limited == [who.run_manager]:
                     allowed = frozenset({"bind"})
-                found |= {f"{verb} {group}/{resource}" for verb in _words(rule, "verbs") if verb not in allowed}
+                found |= {f"{verb} {group}/{resource}" for verb in words(rule, "verbs") if verb not in allowed}
     return sorted(found)
 
 
-def _words(rule: Object, name: str) -> list[str]:
+def resource_rules(review: Object) -> Sequence[Object]:
+    """The rules of a SelfSubjectRulesReview."""
+    return objects(review, "status", "resourceRules")
+
+
+def words(rule: Object, name: str) -> list[str]:
+    """A list of words in a rule, empty where it has none."""
     value = child(rule, name)
     return [str(word) for word in value] if isinstance(value, Sequence) and not isinstance(value, str) else []

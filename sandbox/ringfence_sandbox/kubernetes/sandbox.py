@@ -30,6 +30,7 @@ from ringfence_sandbox.contract import (
     SandboxId,
 )
 from ringfence_sandbox.errors import SandboxGone
+from ringfence_sandbox.kubernetes.agent_api import RunAccount
 from ringfence_sandbox.kubernetes.link import Link, Linked
 from ringfence_sandbox.served import ServedSandbox
 
@@ -56,6 +57,7 @@ class KubernetesSandbox(ServedSandbox):
         self._environment = dict(environment)
         self._on_suspend = on_suspend
         self._mending = asyncio.Lock()
+        self.agent = RunAccount(link.api, link.namespace)
 
     @property
     def namespace(self) -> str:
@@ -129,3 +131,4 @@ class KubernetesSandbox(ServedSandbox):
         self.is_over = True
         await super().let_go()
         await self.link.let_go()
+        await self.agent.close()

@@ -111,8 +111,9 @@ def test_double_slashes_and_dots_do_not_hide_a_path() -> None:
 
 @given(st.text(max_size=400))
 def test_any_argument_text_is_parsed_or_refused(text: str) -> None:
-    for name in builtin_toolbox().names():
-        tool = builtin_toolbox().get(name)
+    toolbox = builtin_toolbox()
+    for name in toolbox.names():
+        tool = toolbox.get(name)
         assert tool is not None
         try:
             parse_arguments(tool, text)
