@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -49,11 +50,21 @@ async def api(cluster: Cluster) -> AsyncIterator[ClusterApi]:
         yield opened
 
 
+@asynccontextmanager
+async def administered(
+    cluster: Cluster, settings: ClusterSettings, kind: type[KubernetesBackend] = KubernetesBackend
+) -> AsyncIterator[KubernetesBackend]:
+    """A backend as the cluster's administrator. Whatever is left behind is removed, without waiting for its end."""
+    opened = await kind.open(settings, key=ControlKey(b"t" * 32), kubeconfig=cluster.kubeconfig)
+    try:
+        yield opened
+    finally:
+        for left in await opened.api.list(kinds.NAMESPACE, selector=f"{names.INSTANCE}={settings.instance}"):
+            await opened.api.delete(kinds.NAMESPACE, name_of(left))
+        await opened.close()
+
+
 @pytest.fixture
 async def backend(cluster: Cluster, settings: ClusterSettings) -> AsyncIterator[KubernetesBackend]:
-    """As the cluster's administrator. Whatever a test leaves behind is swept, without waiting for its end."""
-    opened = await KubernetesBackend.open(settings, key=ControlKey(b"t" * 32), kubeconfig=cluster.kubeconfig)
-    yield opened
-    for left in await opened.api.list(kinds.NAMESPACE, selector=f"{names.INSTANCE}={settings.instance}"):
-        await opened.api.delete(kinds.NAMESPACE, name_of(left))
-    await opened.close()
+    async with administered(cluster, settings) as opened:
+        yield opened

@@ -2,7 +2,7 @@
 
 1. See from inside that the network is closed: the API server, which any pod of an open cluster can reach, must not
    answer. Until it is, or `--closed-within` has passed, nothing goes on.
-2. With `--restore`: wait for the workspace's archive (put down by `receive.py`) and unpack it.
+2. Make the workspace's folders, so that they belong to the sandbox's own user: the kubelet would make them root's.
 3. Copy the tree beside this file to the folder named by the first argument, the loader last: the main container starts
    through it, so it cannot run before. Then sleep, since a container of this pod may not end.
 
@@ -97,41 +97,6 @@ def targets() -> "list[tuple[str, int]]":
     return found
 
 
-def restore(volume: str, patience_s: float) -> None:
-    """Wait for `receive` to have put the archive down, and unpack it: links last, so that no path leads through one."""
-    import tarfile
-
-    archive = f"{volume}/.archive"
-    end = monotonic() + patience_s
-    while not os.path.exists(archive):
-        if monotonic() > end:
-            say("the workspace's archive did not come")
-            sys.exit(8)
-        sleep(0.02)
-    with tarfile.open(archive) as tar:
-        links = []
-        for member in tar:
-            parts = member.name.split("/")
-            if member.name.startswith("/") or ".." in parts or parts[0] not in ("files", "home", "state"):
-                say(f"the archive holds {member.name[:200]!r}")
-                sys.exit(9)
-            path = f"{volume}/{member.name}"
-            if member.isdir():
-                os.makedirs(path, exist_ok=True)
-            elif member.isfile():
-                content = tar.extractfile(member)
-                with open(path, "xb") as file:
-                    while content is not None and (chunk := content.read(1 << 20)):
-                        file.write(chunk)
-                os.chmod(path, member.mode & 0o777)
-                os.utime(path, (member.mtime, member.mtime))
-            elif member.issym():
-                links.append((member.linkname, path))
-        for target, path in links:
-            os.symlink(target, path)
-    os.unlink(archive)
-
-
 def say(text: str) -> None:
     with open(MESSAGE, "w") as file:
         file.write(text[:2000])
@@ -141,6 +106,14 @@ def put_down(target: str, name: str, text: str) -> None:
     with open(f"{target}/.{name}", "w") as file:
         file.write(text)
     os.rename(f"{target}/.{name}", f"{target}/{name}")
+
+
+def make_folders(volume: str) -> None:
+    for name, mode in (("files", 0o755), ("home", 0o755), ("state", 0o700)):
+        if not os.path.isdir(f"{volume}/{name}"):
+            os.mkdir(f"{volume}/{name}")
+            # a volume's root hands its set-group-id bit down, and an agent's files shall look as anywhere else
+            os.chmod(f"{volume}/{name}", mode)
 
 
 def wait(target: str) -> None:
@@ -166,6 +139,7 @@ def install(target: str) -> None:
     probe = Probe(found)
     source = os.path.dirname(os.path.abspath(sys.argv[0]))
     copy(source, target)
+    make_folders(sys.argv[sys.argv.index("--volume") + 1])
     reached = probe.reached(window_s)
     while reached and monotonic() < begun + closed_within_s:
         sleep(0.05)
@@ -185,8 +159,6 @@ def install(target: str) -> None:
     if not seen.startswith("closed") and "--report" not in sys.argv:
         put_down(target, FAILED, seen)
         sys.exit(7)
-    if "--restore" in sys.argv:
-        restore(sys.argv[sys.argv.index("--restore") + 1], option("--patience", 60.0))
     copy_file(f"{source}/lib/{LOADER}", f"{target}/lib/.{LOADER}")
     os.rename(f"{target}/lib/.{LOADER}", f"{target}/lib/{LOADER}")
     put_down(target, DONE, seen)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes the tree that is copied into every sandbox pod: a self-contained Python and the in-sandbox server.
 
-Any image must be able to run it, one without a libc included, so the tree carries its own dynamic loader and every
-library that the interpreter and its modules need; nothing of the image's own is used. Standard library only.
+Any image must be able to run it, one without a libc or git included, so the tree carries git, a dynamic loader of its
+own and every library that these and Python's modules need; nothing of the image's own is used. Standard library only.
 
     pack.py OUT --server sandbox/ringfence_sandbox/inside
 
@@ -16,12 +16,16 @@ import argparse
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
 import zipfile
 from pathlib import Path
 
+PT_INTERP = 3
+LOADER = b"/ringfence/lib/ld.so"
+"""Where the loader lies in every pod."""
 LEFT_OUT = {
     "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "distutils", "pydoc_data",
     "site-packages", "dist-packages", "lib-dynload", "__pycache__", "config", "msilib", "sqlite3", "dbm", "curses",
@@ -44,6 +48,24 @@ def libraries(program: Path) -> dict[str, Path]:
     return found
 
 
+def put_program(source: Path, target: Path) -> None:
+    """Copy a program so that it starts through our own loader, also where another program starts it by its name.
+
+    The path of the loader stands in the segment PT_INTERP (ELF-64, System V gABI chapter 5), which the kernel reads.
+    """
+    content = bytearray(source.read_bytes())
+    if content[:6] != b"\x7fELF\x02\x01":
+        raise SystemExit(f"{source} is no 64-bit little-endian ELF program")
+    at, size, count = struct.unpack_from("<Q", content, 0x20)[0], *struct.unpack_from("<HH", content, 0x36)
+    for header in range(at, at + size * count, size):
+        if struct.unpack_from("<I", content, header)[0] == PT_INTERP:
+            offset, length = (struct.unpack_from("<Q", content, header + place)[0] for place in (8, 0x20))
+            if len(LOADER) >= length:
+                raise SystemExit(f"{source} leaves no room for the loader's path")
+            content[offset : offset + length] = LOADER.ljust(length, b"\0")
+    target.write_bytes(content)
+
+
 def pack_library(stdlib: Path, archive: Path) -> None:
     """The standard library, compiled, in one stored zip: few files to copy, nothing to decompress."""
     with zipfile.PyZipFile(archive, "w", zipfile.ZIP_STORED, optimize=0) as out:
@@ -61,8 +83,11 @@ def pack(out: Path, server: Path) -> None:
     for folder in (out / "bin", dynload):
         folder.mkdir(parents=True)
     executable = Path(sys.executable).resolve()
-    shutil.copy2(executable, out / "bin" / "python3")
+    put_program(executable, out / "bin" / "python3")
     needed = libraries(executable)
+    git = Path(shutil.which("git") or sys.exit("git is not installed")).resolve()
+    put_program(git, out / "bin" / "git")
+    needed |= libraries(git)
     for name in ("libnss_files.so.2", "libgcc_s.so.1"):  # loaded by name at run time, so ldd does not list them
         for folder in ("/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu"):
             if (found := Path(folder) / name).exists():

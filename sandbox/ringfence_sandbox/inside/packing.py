@@ -108,15 +108,16 @@ def unpack(settings: Settings, emit: Emit) -> None:
                     os.makedirs(path, mode=0o700, exist_ok=True)
                     folders.append((path, entry))
                 elif entry.issym():
-                    links.append((path, entry.linkname))
+                    links.append((path, entry))
                 elif entry.isreg():
                     _write(archive, entry, path)
                 else:
                     raise Answer("path", f"{entry.name}: neither a file, a directory nor a link")
     except tarfile.TarError as error:
         raise Answer("path", f"the archive cannot be read: {error}") from error
-    for path, target in links:
-        os.symlink(target, path)
+    for path, entry in links:
+        os.symlink(entry.linkname, path)
+        os.utime(path, ns=_times(entry), follow_symlinks=False)
     for path, entry in reversed(folders):
         os.chmod(path, entry.mode & 0o7777)
         os.utime(path, ns=_times(entry))

@@ -278,11 +278,19 @@ def prepare(settings: Settings) -> list[Header]:
     os.makedirs(settings.output, mode=0o755, exist_ok=True)
     if settings.readable or settings.writable:
         try:
-            settings.command_ruleset = kernel.landlock_ruleset(["/"], settings.readable, settings.writable)
+            readable = settings.readable + _rest_of_root(settings.hidden)
+            settings.command_ruleset = kernel.landlock_ruleset(["/"], readable, settings.writable)
             layers.append({"name": "landlock", "is_held": True, "detail": "version %d" % kernel.landlock_abi()})
         except OSError as error:
             layers.append({"name": "landlock", "is_held": False, "detail": str(error)})
     return layers
+
+
+def _rest_of_root(hidden: list[str]) -> list[str]:
+    """Everything at the root but what is hidden; nothing where nothing is."""
+    if not hidden:
+        return []
+    return ["/" + name for name in os.listdir("/") if "/" + name not in hidden]
 
 
 def _close_strangers(kept: set[int]) -> None:

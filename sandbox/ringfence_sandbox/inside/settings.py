@@ -14,6 +14,8 @@ class Settings:
 
     `workspace`, `state` (the server's own directory: journal, base repository), `output` (whole outputs, for commands
     to read), `environment` (of every command), `readable` and `writable` (Landlock; neither: none),
+    `hidden` (with it everything at the root but these is readable too: an image that nobody here knows),
+    `git` (its path; absent: the one on PATH) and `git_environment` (of git alone),
     `limits` (`memory_bytes`, `disk_bytes`, `processes`, `open_files`, `file_size_bytes`, `output_bytes`, `cpus`),
     `disk_paths` (directories that `disk_bytes` bounds together), `egress_fd` (a Unix socket to hand the listener out
     by), `is_limited_by_rlimit` (False where a container's runtime holds the limits).
@@ -25,8 +27,11 @@ class Settings:
         self.output = _text(config, "output", self.state + "/output")
         self.environment = {str(k): str(v) for k, v in _object(config, "environment").items()}
         self.readable = _texts(config, "readable")
+        self.hidden = _texts(config, "hidden")
         self.writable = _texts(config, "writable")
         self.disk_paths = _texts(config, "disk_paths")
+        self.git = _text(config, "git", "") if "git" in config else "git"
+        self.git_environment = {str(k): str(v) for k, v in _object(config, "git_environment").items()}
         self.egress_fd = _number(config, "egress_fd", -1)
         self.is_limited_by_rlimit = config.get("is_limited_by_rlimit") is not False
         limits = _object(config, "limits")

@@ -18,10 +18,10 @@ STATE = "/ringfence-state"
 CREDENTIAL = "/ringfence-credential"
 """The server's certificate and key, and who it lets in."""
 TMP = "/tmp"  # noqa: S108 - the pod's own sized emptyDir, not a shared folder
+VOLUME = "/ringfence-volume"
+"""The whole workspace volume, in the first container alone, which makes its folders."""
 HOME = "/home/agent"
 CLAIM = "workspace"
-VOLUME = "/ringfence-volume"
-"""The whole workspace volume, in the first container alone: a returning workspace is unpacked there."""
 IMAGE = "/ringfence-image"
 IMAGE_PYTHON = (f"{IMAGE}/lib/ld.so", "--library-path", f"{IMAGE}/lib", f"{IMAGE}/bin/python3", "-I", "-S")
 """How the inside image runs its own Python; also its entry point."""
@@ -33,14 +33,13 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How a pod begins. `is_restored`: its first container waits for a workspace's archive."""
+    """How a pod begins."""
 
     has_user_namespaces: bool = True
     closed_window_s: float = 0.1
     closed_within_s: float = 15.0
     is_open_reported: bool = False
     """The reduced level: an open network is said in the pod's status instead of stopping the start."""
-    is_restored: bool = False
 
 
 def python(*arguments: str) -> list[Json]:
@@ -50,7 +49,7 @@ def python(*arguments: str) -> list[Json]:
     ]  # fmt: skip
 
 
-def server_config(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Json]:
+def server_config(spec: SandboxSpec) -> dict[str, Json]:
     """The in-sandbox server's `--config`: the same for every sandbox of one shape, and nothing in it is secret."""
     limits = spec.limits
     return {
@@ -70,12 +69,11 @@ def server_config(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Jso
             "GIT_TERMINAL_PROMPT": "0",
             "DEBIAN_FRONTEND": "noninteractive",
             "CI": "1",
-            # the kubelet makes the workspace folder, so git would find a stranger's repository there
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": "safe.directory",
-            "GIT_CONFIG_VALUE_0": "*",
         },
-        "readable": [*settings.readable, f"{INSIDE}/bin", f"{INSIDE}/lib", f"{STATE}/output"],
+        "readable": [f"{INSIDE}/bin", f"{INSIDE}/lib", f"{STATE}/output"],
+        "hidden": [INSIDE, STATE, CREDENTIAL],
+        "git": f"{INSIDE}/bin/git",
+        "git_environment": {"LD_LIBRARY_PATH": f"{INSIDE}/lib", "GIT_EXEC_PATH": f"{INSIDE}/bin"},
         "writable": [str(WORKSPACE), HOME, TMP, "/dev"],
         "disk_paths": [str(WORKSPACE), HOME],
         "limits": {
@@ -91,7 +89,7 @@ def server_config(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Jso
 
 
 def server_command(spec: SandboxSpec, settings: ClusterSettings) -> list[Json]:
-    config = json.dumps(server_config(spec, settings), separators=(",", ":"))
+    config = json.dumps(server_config(spec), separators=(",", ":"))
     host = "0.0.0.0" if settings.reach == "direct" else "127.0.0.1"  # noqa: S104 - the pod's own network namespace
     return [
         *python("-c", BOOT, f"{INSIDE}/server.zip", "--config", config),
@@ -169,12 +167,10 @@ def _installer(spec: SandboxSpec, settings: ClusterSettings, start: Start) -> di
         requests["ephemeral-storage"] = str(FIRST_DISK_BYTES // 2)
     arguments: list[Json] = [INSIDE, "--window", str(start.closed_window_s)]
     arguments += ["--closed-within", str(start.closed_within_s)]
-    mounts: list[Json] = [{"name": "inside", "mountPath": INSIDE}]
+    arguments += ["--volume", VOLUME]
+    mounts: list[Json] = [{"name": "inside", "mountPath": INSIDE}, {"name": "workspace", "mountPath": VOLUME}]
     if start.is_open_reported:
         arguments.append("--report")
-    if start.is_restored:
-        arguments += ["--restore", VOLUME]
-        mounts.append({"name": "workspace", "mountPath": VOLUME})
     return {
         "name": names.INSTALLER,
         "image": settings.inside_image,

@@ -55,11 +55,6 @@ class ClusterSettings:
     has_user_namespaces: bool = True
     """Whether pods get a user namespace of their own. Where the nodes cannot, only reduced profiles run."""
     uid: int = 64000
-    readable: tuple[str, ...] = (
-        "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/media", "/mnt", "/nix",
-        "/opt", "/proc", "/root", "/run", "/sbin", "/srv", "/sys", "/usr", "/var",
-    )  # fmt: skip
-    """Top-level folders of an image that commands may read (Landlock inside); the server's own are not among them."""
     extra_pods: int = 8
     """How many pods an agent with rights of its own may run beside the sandbox."""
     closed_window_s: float = 0.1

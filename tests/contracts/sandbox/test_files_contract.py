@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ TOLD = "find . ~ -path ./.git -prune -o \\( -type p -o -print0 \\) | sort -z | x
 
 
 async def second(backend: Backend, bundle: Bundle) -> Sandbox:
-    sandbox = await backend.create(SandboxSpec(SandboxId("box-2")))
+    sandbox = await backend.create(SandboxSpec(SandboxId(f"box-{os.urandom(4).hex()}")))
     await sandbox.load(bundle)
     return sandbox
 
@@ -94,7 +95,7 @@ async def test_all_files_come_back_in_another_sandbox(
     archive = await packed(box.sandbox, tmp_path / "files")
     again = await second(backend, bundle)
     await again.unpack(archive)
-    other = Box(backend, SandboxSpec(SandboxId("box-2")), again)
+    other = Box(backend, SandboxSpec(again.id), again)
     assert (await other.says(TOLD)).splitlines() == told.splitlines()
     assert await other.says("git log --format=%s") == log
     assert (await again.diff()).data == patch.data
@@ -105,7 +106,7 @@ async def test_what_its_owner_closed_comes_along(box: Box, backend: Backend, bun
     await box.sh(CLOSED)
     again = await second(backend, bundle)
     await again.unpack(await packed(box.sandbox, tmp_path / "files"))
-    other = Box(backend, SandboxSpec(SandboxId("box-2")), again)
+    other = Box(backend, SandboxSpec(again.id), again)
     assert await other.says("stat -c %a closed shut") == "0\n0"
     assert await other.says(OPENED) == "hidden\nx"
     await backend.destroy(again.id)
