@@ -11,7 +11,22 @@ from typing import Annotated
 
 import typer
 
-from ringfence.commands import audit, db, deliver, demo, doctor, grants, profile, review, run, runs, stop, worker
+from ringfence.commands import (
+    admin,
+    audit,
+    db,
+    deliver,
+    demo,
+    doctor,
+    grants,
+    profile,
+    review,
+    run,
+    runs,
+    serve,
+    stop,
+    worker,
+)
 
 app = typer.Typer(
     name="ringfence",
@@ -31,9 +46,11 @@ app.add_typer(profile.group, name="profile")
 app.add_typer(grants.group, name="grants")
 app.command()(stop.stop)
 app.command()(worker.worker)
+app.command()(serve.serve)
+app.add_typer(admin.group, name="admin")
 app.add_typer(db.group, name="db")
 app.command()(doctor.doctor)
-app.command()(demo.demo)
+app.add_typer(demo.group, name="demo")
 
 
 def _show_version(is_asked: bool) -> None:

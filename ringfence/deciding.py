@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from ringfence.asking import ask_until
 from ringfence.render import Output
-from ringfence.reviewing import card_of, cast_answer, cast_approval, cast_denial, cast_edit, edited_arguments, show_card
+from ringfence.reviewing import cast_answer, cast_approval, cast_denial, cast_edit, edited_arguments, show_card
 from ringfence.session import Session, now_us
+from ringfence.voting import card_of
 from ringfence_tools import escalations
 from ringfence_tools.calls import GrantWidth
 from ringfence_tools.card import Card

@@ -45,9 +45,12 @@ class LocalDirectory:
     owner: str
 
     def groups_of(self, name: str, *, team: str = "") -> frozenset[str]:
-        """The file knows no teams: its groups count for every one. Raises `Mistake` where the file cannot be trusted or read: then nobody may decide."""
+        """The file knows no teams: its groups count for every one.
+
+        Raises `Mistake` where the file cannot be trusted or read: then nobody may decide.
+        """
         if not self.path.exists():
-            return _all_built_in_groups() if name == self.owner else frozenset()
+            return built_in_groups() if name == self.owner else frozenset()
         entries = [entry for entry in _read(self.path).people if entry.user == name]
         return frozenset(group for entry in entries for group in entry.groups)
 
@@ -64,7 +67,8 @@ def current_user() -> str:
         return f"uid-{uid}"
 
 
-def _all_built_in_groups() -> frozenset[str]:
+def built_in_groups() -> frozenset[str]:
+    """`owner`, and every group that a built-in profile names."""
     groups = {"owner"}
     for name in BUILT_IN:
         profile = load_profile(name)

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
         return self.home / "ringfence.db"
 
     @property
+    def blobs(self) -> Path:
+        """Large bodies of the log, beside a database that is a file."""
+        return self.database.with_name(f"{self.database.name}-blobs")
+
+    @property
     def store_url(self) -> str:
         """Where the one database is."""
         return f"sqlite:///{self.database}" if self.database_url is None else self.database_url.get_secret_value()

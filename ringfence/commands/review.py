@@ -29,8 +29,9 @@ def list_(
     is_json: Json = False,
 ) -> None:
     """Show what waits for you, the first to expire in front."""
-    from ringfence.reviewing import headline, is_for
+    from ringfence.reviewing import headline
     from ringfence.session import now_us, open_session
+    from ringfence.voting import is_for
     from ringfence_tools import escalations
 
     with open_session(is_json=is_json) as session:

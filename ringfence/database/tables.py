@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Column, PrimaryKeyConstraint, String, Table
 
 # Each imported for the tables that it adds.
+import ringfence.api.schema
 import ringfence.auth.schema  # noqa: F401
 import ringfence_agents.schema  # noqa: F401
 import ringfence_audit.blobs

@@ -157,6 +157,12 @@ def get(connection: Connection, escalation: EscalationId) -> Escalation:
     return _escalation(row)
 
 
+def by_ids(connection: Connection, numbers: Sequence[EscalationId]) -> tuple[Escalation, ...]:
+    """Those of these that there are, in no order."""
+    query = select(escalations).where(escalations.c.id.in_(numbers))
+    return tuple(_escalation(row) for row in connection.execute(query)) if numbers else ()
+
+
 def open_ones(connection: Connection, now_us: int, *, run: RunId | None = None) -> tuple[Escalation, ...]:
     """What waits for people, the one that expires first in front."""
     query = select(escalations).where(

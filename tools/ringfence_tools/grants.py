@@ -106,6 +106,12 @@ def every(connection: Connection, *, run: RunId | None = None) -> tuple[Grant, .
     return tuple(_grant(row) for row in connection.execute(query if run is None else query.where(grants.c.run == run)))
 
 
+def by_ids(connection: Connection, ids: Sequence[str]) -> tuple[Grant, ...]:
+    """Those of these that there are, by id."""
+    query = select(grants).where(grants.c.id.in_(ids)).order_by(grants.c.id)
+    return tuple(_grant(row) for row in connection.execute(query)) if ids else ()
+
+
 def take(
     tx: Transaction, run: RunId, accesses: Sequence[Access], *, call: CallKey | None
 ) -> tuple[GrantId, ...] | None:

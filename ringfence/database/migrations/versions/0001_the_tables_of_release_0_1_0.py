@@ -13,6 +13,25 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "answered_requests",
+        sa.Column("person", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("request_sha256", sa.Text(), nullable=False),
+        sa.Column("answer", sa.Text(), nullable=False),
+        sa.Column("answered_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("person", "key", name=op.f("pk_answered_requests")),
+    )
+    op.create_index("ix_answered_requests_at", "answered_requests", ["answered_at"], unique=False)
+    op.create_table(
+        "opened_findings",
+        sa.Column("escalation", sa.BigInteger(), nullable=False),
+        sa.Column("person", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("finding", sa.Integer(), nullable=False),
+        sa.Column("opened_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("escalation", "person", "digest", "finding", name=op.f("pk_opened_findings")),
+    )
+    op.create_table(
         "audit_anchors",
         sa.Column("sink", sa.String(length=200), nullable=False),
         sa.Column("size", sa.BigInteger(), autoincrement=False, nullable=False),

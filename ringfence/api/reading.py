@@ -1,0 +1,245 @@
+"""What people see of tasks, runs, cards and grants: queries that never return what the caller's teams do not hold.
+
+Pages are keysets: the cursor is the id of the last row of the page before. Lists read only the columns that they show,
+so that a long profile or task text costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, Select, func, select, tuple_
+
+from ringfence.api.problems import Unseen
+from ringfence.auth.identity import Identity, Reach
+from ringfence.auth.roles import Permission
+from ringfence.voting import is_for
+from ringfence_agents.errors import RunNotFound
+from ringfence_agents.runs import RunRecord, RunState, WaitsFor, load
+from ringfence_agents.schema import runs, tasks
+from ringfence_tools import escalations, grants
+from ringfence_tools.calls import EscalationId, RunId
+from ringfence_tools.errors import NotFound
+from ringfence_tools.escalations import Escalation, EscalationState
+from ringfence_tools.grants import Grant
+from ringfence_tools.schema import escalations as escalations_table
+from ringfence_tools.schema import grants as grants_table
+
+TEXT_SHOWN = 400
+INBOX_LIMIT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """A run in a list. `text` is the beginning of its task's; hostile, like all text here."""
+
+    id: str
+    task: str
+    text: str
+    repository: str
+    team: str
+    state: RunState
+    waits_for: WaitsFor
+    detail: str
+    profile: str
+    model: str
+    person: str
+    turn: int
+    cost_micro_usd: int
+    input_tokens: int
+    output_tokens: int
+    created_at: int
+    ended_at: int | None
+
+
+_LINE = select(
+    runs.c.id,
+    runs.c.task,
+    func.substr(tasks.c.text, 1, TEXT_SHOWN).label("text"),
+    tasks.c.repository,
+    runs.c.team,
+    runs.c.state,
+    runs.c.waits_for,
+    func.substr(runs.c.detail, 1, TEXT_SHOWN).label("detail"),
+    runs.c.profile,
+    runs.c.model,
+    runs.c.on_behalf_of,
+    runs.c.turn,
+    runs.c.cost_micro_usd,
+    runs.c.input_tokens,
+    runs.c.output_tokens,
+    runs.c.created_at,
+    runs.c.ended_at,
+).join(tasks, tasks.c.id == runs.c.task)
+
+
+def run_lines(
+    connection: Connection,
+    reach: Reach,
+    *,
+    states: Sequence[RunState] = (),
+    team: str | None = None,
+    person: str | None = None,
+    after: str | None = None,
+    limit: int = 50,
+) -> tuple[RunLine, ...]:
+    """Newest first. Raises `Unseen` for a cursor that names no run of the reach."""
+    if reach.is_nowhere:
+        return ()
+    query = _within(_LINE, reach).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
+    if states:
+        query = query.where(runs.c.state.in_([state.value for state in states]))
+    if team is not None:
+        query = query.where(runs.c.team == team)
+    if person is not None:
+        query = query.where(runs.c.on_behalf_of == person)
+    if after is not None:
+        found = connection.execute(_within(_LINE, reach).where(runs.c.id == after)).first()
+        if found is None:
+            raise Unseen("run")
+        query = query.where(tuple_(runs.c.created_at, runs.c.id) < tuple_(found.created_at, found.id))
+    return tuple(_line(row) for row in connection.execute(query))
+
+
+def seen_run(connection: Connection, identity: Identity, run: str) -> RunRecord:
+    """Raises `Unseen`, whether there is no such run or it is another team's."""
+    try:
+        record = load(connection, RunId(run))
+    except RunNotFound as error:
+        raise Unseen("run") from error
+    if not identity.may(Permission.READ, record.team):
+        raise Unseen("run")
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A card with the team of its run."""
+
+    escalation: Escalation
+    team: str
+    task_text: str
+
+
+def seen_escalation(connection: Connection, identity: Identity, number: int) -> Waiting:
+    """Raises `Unseen`, whether there is no such card or it is another team's."""
+    try:
+        found = escalations.get(connection, EscalationId(number))
+    except NotFound as error:
+        raise Unseen("escalation") from error
+    try:
+        record = seen_run(connection, identity, found.key.run)
+    except Unseen as error:
+        raise Unseen("escalation") from error
+    return Waiting(found, record.team, record.task_text)
+
+
+def inbox(connection: Connection, identity: Identity, now_us: int, *, is_mine: bool) -> tuple[Waiting, ...]:
+    """What waits: cards with findings first, then what expires first. `is_mine`: only what this person may decide."""
+    found = []
+    for one in _open_cards(connection, identity.reach(Permission.READ), now_us):
+        may = identity.may(Permission.DECIDE, one.team) or one.escalation.requester == identity.name
+        if is_mine and not (may and is_for(one.escalation, identity.person_in(one.team))):
+            continue
+        found.append(one)
+    return tuple(sorted(found, key=lambda one: (not one.escalation.card.get("findings"), one.escalation.expires_at)))
+
+
+def escalation_page(
+    connection: Connection,
+    reach: Reach,
+    *,
+    state: EscalationState | None = None,
+    run: str | None = None,
+    after: int | None = None,
+    limit: int = 50,
+) -> tuple[Waiting, ...]:
+    """Newest first."""
+    if reach.is_nowhere:
+        return ()
+    query = _cards(reach).order_by(escalations_table.c.id.desc()).limit(limit)
+    if state is not None:
+        query = query.where(escalations_table.c.state == state.value)
+    if run is not None:
+        query = query.where(escalations_table.c.run == run)
+    if after is not None:
+        query = query.where(escalations_table.c.id < after)
+    return _waiting(connection, query)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldGrant:
+    grant: Grant
+    team: str
+
+
+def grant_page(
+    connection: Connection, reach: Reach, *, run: str | None = None, after: str | None = None, limit: int = 50
+) -> tuple[HeldGrant, ...]:
+    """By id."""
+    if reach.is_nowhere:
+        return ()
+    query = _within(select(grants_table.c.id, runs.c.team).join(runs, runs.c.id == grants_table.c.run), reach).order_by(
+        grants_table.c.id
+    )
+    if run is not None:
+        query = query.where(grants_table.c.run == run)
+    if after is not None:
+        query = query.where(grants_table.c.id > after)
+    teams = {row.id: row.team for row in connection.execute(query.limit(limit))}
+    return tuple(HeldGrant(grant, teams[grant.id]) for grant in grants.by_ids(connection, tuple(teams)))
+
+
+def counts(connection: Connection, reach: Reach) -> dict[RunState, int]:
+    """How many runs are in each state."""
+    if reach.is_nowhere:
+        return {}
+    query = _within(select(runs.c.state, func.count().label("total")), reach).group_by(runs.c.state)
+    return {RunState(row.state): row.total for row in connection.execute(query)}
+
+
+def _within(query: Select[tuple[object, ...]], reach: Reach) -> Select[tuple[object, ...]]:
+    return query if reach.is_everywhere else query.where(runs.c.team.in_(sorted(reach.teams)))
+
+
+def _cards(reach: Reach) -> Select[tuple[object, ...]]:
+    columns = (escalations_table.c.id, runs.c.team, func.substr(tasks.c.text, 1, TEXT_SHOWN).label("text"))
+    joined = select(*columns).join(runs, runs.c.id == escalations_table.c.run).join(tasks, tasks.c.id == runs.c.task)
+    return _within(joined, reach)
+
+
+def _open_cards(connection: Connection, reach: Reach, now_us: int) -> tuple[Waiting, ...]:
+    if reach.is_nowhere:
+        return ()
+    table = escalations_table
+    is_open = (table.c.state == EscalationState.OPEN.value) & (table.c.expires_at > now_us)
+    return _waiting(connection, _cards(reach).where(is_open).order_by(table.c.expires_at).limit(INBOX_LIMIT))
+
+
+def _waiting(connection: Connection, query: Select[tuple[object, ...]]) -> tuple[Waiting, ...]:
+    rows = connection.execute(query).all()
+    cards = {one.id: one for one in escalations.by_ids(connection, [EscalationId(row.id) for row in rows])}
+    return tuple(Waiting(cards[row.id], row.team, row.text) for row in rows)
+
+
+def _line(row: Row[tuple[object, ...]]) -> RunLine:
+    return RunLine(
+        id=row.id,
+        task=row.task,
+        text=row.text,
+        repository=row.repository,
+        team=row.team,
+        state=RunState(row.state),
+        waits_for=WaitsFor(row.waits_for),
+        detail=row.detail,
+        profile=row.profile,
+        model=row.model,
+        person=row.on_behalf_of,
+        turn=row.turn,
+        cost_micro_usd=row.cost_micro_usd,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )

@@ -1,0 +1,214 @@
+"""The inbox: what waits for this reviewer, and one card beside it. Works without scripts: keys press its buttons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Form, Path, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from sqlalchemy import Connection
+from starlette.responses import Response
+
+from ringfence.api import reading
+from ringfence.api.access import HouseHere, require
+from ringfence.api.coverage import Coverage, coverage_of
+from ringfence.api.deciding import cast, open_finding, opened
+from ringfence.api.forms import NewVote
+from ringfence.api.house import House
+from ringfence.api.problems import DOMAIN, Unseen, problem_of
+from ringfence.api.reading import Waiting
+from ringfence.auth.identity import Identity
+from ringfence.auth.roles import Permission
+from ringfence.console.visiting import Visitor, see, views_of
+from ringfence.voting import card_of, is_as_shown, is_for, pretty_arguments
+from ringfence_tools import escalations
+from ringfence_tools.card import Card
+from ringfence_tools.escalations import EscalationState, Vote
+
+router = APIRouter()
+Number = Annotated[int, Path(ge=1, le=2**53)]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the list; `more` are further cards on the same matter."""
+
+    number: int
+    headline: str
+    first: str
+    findings: int
+    team: str
+    person: str
+    expires_at: int
+    matter: str
+    more: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pane:
+    """One card as this person sees it."""
+
+    waiting: Waiting
+    card: Card
+    opened: frozenset[int]
+    votes: Sequence[Vote]
+    is_open: bool
+    is_mine: bool
+    has_voted: bool
+    is_as_shown: bool
+    arguments: str
+    coverage: Coverage | None
+
+    @property
+    def unopened(self) -> tuple[int, ...]:
+        return tuple(n for n in range(1, len(self.card.findings) + 1) if n not in self.opened)
+
+    @property
+    def is_unlocked(self) -> bool:
+        return self.is_mine and not self.unopened and self.is_as_shown
+
+
+@router.get("/inbox")
+async def inbox(
+    request: Request, house: HouseHere, visitor: Visitor, scope: Literal["mine", "all"] = "mine", done: int = 0
+) -> HTMLResponse:
+    return await _page(request, house, visitor, None, scope=scope, done=done)
+
+
+@router.get("/inbox/{number}")
+async def card(
+    request: Request, house: HouseHere, visitor: Visitor, number: Number, scope: Literal["mine", "all"] = "mine"
+) -> HTMLResponse:
+    return await _page(request, house, visitor, number, scope=scope)
+
+
+@router.post("/inbox/{number}/findings/{finding}")
+async def open_one(
+    house: HouseHere, visitor: Visitor, number: Number, finding: Annotated[int, Path(ge=1, le=1000)]
+) -> RedirectResponse:
+    waiting = await house.store.read(lambda c: reading.seen_escalation(c, visitor, number))
+    if finding > len(card_of(waiting.escalation).findings):
+        raise Unseen("finding")
+    await house.store.write(lambda tx: open_finding(tx, waiting.escalation, visitor, finding))
+    return see(f"/inbox/{number}#finding-{finding}")
+
+
+@router.post("/inbox/{number}/vote")
+async def vote(
+    request: Request,
+    house: HouseHere,
+    visitor: Visitor,
+    number: Number,
+    verdict: Annotated[Literal["once", "task", "deny", "stop", "edit", "answer"], Form()],
+    digest: Annotated[str, Form(pattern=r"^[0-9a-f]{64}$")],
+    guidance: Annotated[str, Form(max_length=32_000)] = "",
+    arguments: Annotated[str, Form(max_length=8 << 20)] = "",
+    text: Annotated[str, Form(max_length=32_000)] = "",
+) -> Response:
+    waiting = await house.store.read(lambda c: reading.seen_escalation(c, visitor, number))
+    if waiting.escalation.requester != visitor.name:
+        await require(request, visitor, Permission.DECIDE, waiting.team)
+    given = NewVote(
+        verdict={"once": "approve", "task": "approve", "stop": "deny"}.get(verdict, verdict),  # type: ignore[arg-type]  # pydantic checks it
+        digest=digest,
+        width="task" if verdict == "task" else "once",
+        guidance=guidance,
+        arguments=arguments,
+        text=text,
+        stop=verdict == "stop",
+    )
+    try:
+        await house.store.write(lambda tx: cast(tx, house, visitor, waiting, given))
+    except DOMAIN as error:
+        found = problem_of(error)
+        if found.status not in (403, 409):
+            raise
+        kept = {"guidance": guidance, "arguments": arguments, "text": text}
+        return await _page(
+            request, house, visitor, number, scope="mine", error=f"{found.detail}. {found.fix}".rstrip(". ") + ".",
+            kept=kept, status=found.status,
+        )  # fmt: skip
+    return see(f"/inbox?done={number}")
+
+
+async def _page(
+    request: Request,
+    house: House,
+    visitor: Identity,
+    number: int | None,
+    *,
+    scope: Literal["mine", "all"],
+    done: int = 0,
+    error: str = "",
+    kept: dict[str, str] | None = None,
+    status: int = 200,
+) -> HTMLResponse:
+    def look(connection: Connection) -> dict[str, object]:
+        waiting = reading.inbox(connection, visitor, house.now_us(), is_mine=scope == "mine")
+        chosen = number if number is not None else (waiting[0].escalation.id if waiting else None)
+        return {
+            "rows": _rows(waiting),
+            "pane": None if chosen is None else _pane(connection, house, visitor, chosen),
+            "done": _done(connection, visitor, done) if done else None,
+        }
+
+    found = await house.store.read(look)
+    values = {**found, "scope": scope, "error": error, "kept": kept or {}, "is_chosen": number is not None}
+    return views_of(request).page(request, "inbox.html", values, identity=visitor, status=status)
+
+
+def _rows(waiting: Sequence[Waiting]) -> list[Row]:
+    """One line for each matter, in the order of its first card."""
+    rows: dict[str, Row] = {}
+    for one in waiting:
+        found, card = one.escalation, card_of(one.escalation)
+        before = rows.get(found.matter)
+        if before is not None:
+            rows[found.matter] = Row(
+                before.number, before.headline, before.first, before.findings, before.team, before.person,
+                before.expires_at, before.matter, (*before.more, found.id),
+            )  # fmt: skip
+            continue
+        rows[found.matter] = Row(
+            number=found.id,
+            headline=card.headline,
+            first=card.runs[0] if card.runs else "",
+            findings=len(card.findings),
+            team=one.team,
+            person=found.requester,
+            expires_at=found.expires_at,
+            matter=found.matter,
+        )
+    return list(rows.values())
+
+
+def _pane(connection: Connection, house: House, visitor: Identity, number: int) -> Pane:
+    waiting = reading.seen_escalation(connection, visitor, number)
+    found, card = waiting.escalation, card_of(waiting.escalation)
+    votes = escalations.votes_of(connection, found.id)
+    is_open = found.is_open(house.now_us())
+    may = visitor.may(Permission.DECIDE, waiting.team) or found.requester == visitor.name
+    is_shown = not is_open or is_as_shown(connection, found, house.toolbox)
+    return Pane(
+        waiting=waiting,
+        card=card,
+        opened=frozenset(opened(connection, found, visitor)),
+        votes=votes,
+        is_open=is_open,
+        is_mine=is_open and may and is_for(found, visitor.person_in(waiting.team)),
+        has_voted=any(vote.person == visitor.name for vote in votes),
+        is_as_shown=is_shown,
+        arguments=pretty_arguments(found) if found.kind == "call" else found.arguments,
+        coverage=coverage_of(connection, waiting, house.now_us()) if card.grant else None,
+    )
+
+
+def _done(connection: Connection, visitor: Identity, number: int) -> tuple[int, EscalationState] | None:
+    """What became of the card just voted on, as the tables have it."""
+    try:
+        found = reading.seen_escalation(connection, visitor, number).escalation
+    except Unseen:
+        return None
+    return found.id, found.state
