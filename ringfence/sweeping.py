@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Protocol
 
 from sqlalchemy import Connection, select
@@ -28,6 +29,9 @@ class Sweepable(Protocol):
 
     async def destroy(self, sandbox: SandboxId) -> None: ...
 
+    async def end_grants(self) -> Sequence[str]:
+        """Remove what grants opened on the cluster and have left there after they ended; say what."""
+
 
 def needed(connection: Connection) -> frozenset[SandboxId]:
     """The sandboxes of runs that have not ended."""
@@ -46,6 +50,9 @@ async def sweep(store: Store, backend: Sweepable) -> frozenset[SandboxId]:
         event = Event(Kind.SANDBOX, "system:sweeper", {"action": "swept", "sandbox": sandbox})
         await store.write(lambda tx, event=event: tx.record(event))  # type: ignore[misc] # the loop's own value
         await backend.destroy(sandbox)
+    for grant in await backend.end_grants():
+        event = Event(Kind.SANDBOX, "system:sweeper", {"action": "grant ended", "grant": grant})
+        await store.write(lambda tx, event=event: tx.record(event))  # type: ignore[misc] # as above
     return left
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ringfence_sandbox.contract import Backend, EgressGatekeeper, Layer, Sandbox, SandboxId, SandboxSpec
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone, SandboxRemoved
 from ringfence_sandbox.kubernetes import kinds, names, objects, rights_check, waiting
+from ringfence_sandbox.kubernetes.agent_api import end_grants
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.credentials import ControlKey
 from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull, RequestRefused
@@ -270,6 +271,10 @@ class KubernetesBackend(Backend):
             for namespace in await self._namespaces(names.SANDBOX)
             if not text(namespace, "metadata", "deletionTimestamp")
         )
+
+    async def end_grants(self) -> Sequence[str]:
+        """Take away what grants opened for runs and a worker that was killed left standing after their end."""
+        return await end_grants(self.api, self.settings.instance, now_s=self._now().timestamp())
 
     async def sweep(self, live: frozenset[SandboxId]) -> Sequence[SandboxId]:
         left = sorted(await self.sandboxes() - live)

@@ -23,6 +23,11 @@ class Namespaces:
     def __init__(self, *names: str) -> None:
         self.there = {SandboxId(name) for name in names}
         self.is_stuck = False
+        self.ended_grants: list[str] = []
+
+    async def end_grants(self) -> list[str]:
+        ended, self.ended_grants = self.ended_grants, []
+        return ended
 
     async def sandboxes(self) -> frozenset[SandboxId]:
         return frozenset(self.there)
@@ -73,3 +78,13 @@ async def test_a_namespace_that_is_stuck_is_there_for_the_next_sweep(house: Hous
         await sweep(house.store, namespaces)
     namespaces.is_stuck = False
     assert await sweep(house.store, namespaces) == {"r0-7"}
+
+
+async def test_a_grant_that_outlived_its_worker_is_ended_with_an_entry(house: House) -> None:
+    await holds(house, "r1-1")
+    namespaces = Namespaces("r1-1")
+    namespaces.ended_grants = ["rf-r-r1-1/grant-g-1"]
+    await sweep(house.store, namespaces)
+    entries = await house.store.read(lambda connection: list(story(connection, RunId("system"))))
+    ended = [entry.data["grant"] for entry in entries if entry.data.get("action") == "grant ended"]
+    assert ended == ["rf-r-r1-1/grant-g-1"]
