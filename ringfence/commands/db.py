@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from ringfence.commands.options import Json
@@ -41,3 +44,21 @@ def upgrade(is_json: Json = False) -> None:
         before, after = bring_up(store)
     output.record({"type": "database", "before": before, "version": after})
     output.line(f"the tables are at {after}" + ("" if before == after else f", from {before or 'nothing'}"))
+
+
+@group.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the copy.")],
+    is_json: Json = False,
+) -> None:
+    """Copy a live state folder, without its keys, and verify the copy's log."""
+    from ringfence.database.backup import back_up
+    from ringfence.exits import Exit
+    from ringfence.render import make_output
+    from ringfence.settings import load_settings
+
+    output = make_output(is_json=is_json)
+    verdict = back_up(load_settings(), folder.absolute())
+    output.record({**verdict.to_json(), "type": "backup", "folder": str(folder)})
+    output.line("copied to ", (str(folder), "name"), ", log ", (verdict.text, "good" if verdict.is_intact else "bad"))
+    raise typer.Exit(int(Exit.FINISHED if verdict.is_intact else Exit.EVIDENCE))
