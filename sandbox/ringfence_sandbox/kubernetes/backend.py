@@ -137,6 +137,7 @@ class KubernetesBackend(Backend):
         return Start(
             has_user_namespaces=self.settings.has_user_namespaces,
             closed_window_s=self.settings.closed_window_s,
+            closed_within_s=self.settings.closed_within_s,
             is_open_reported=spec.is_reduced_allowed,
         )
 

@@ -59,6 +59,8 @@ class ClusterSettings:
     """How many pods an agent with rights of its own may run beside the sandbox."""
     closed_window_s: float = 0.1
     """How long the API server is given to answer a probe that must not be answered; ten times what it takes nearby."""
+    closed_within_s: float = 15.0
+    """How long a NetworkPolicy may take to be enforced before the start is refused."""
     start_timeout_s: float = 120.0
     api_patience_s: float = 60.0
     """How long a call to the API server is retried while it is away, before `SandboxBusy`."""
