@@ -30,6 +30,9 @@ from ringfence_tools.progress import Progress
 POLL_S = 0.25
 """How often a waiting run looks whether people have decided: two small reads."""
 
+TRIES_HERE = 3
+"""How often a run whose model or sandbox is away is tried again before whoever watches gets the terminal back."""
+
 Decide = Callable[[Escalation], Awaitable[None]]
 """Puts a card to the person at the terminal. Returns when it is decided, has expired, or the person leaves it."""
 
@@ -46,6 +49,8 @@ def exit_of(record: RunRecord) -> Exit:
     """The exit code that stands for the state of a run."""
     if record.state is RunState.PARKED and record.waits_for is WaitsFor.BUDGET:
         return Exit.BUDGET
+    if record.state is RunState.PARKED and record.waits_for is WaitsFor.TIME:
+        return Exit.UNAVAILABLE
     return EXITS.get(record.state, Exit.WAITING)
 
 
@@ -65,10 +70,12 @@ async def drive_here(
     progress: Progress,
     decide: Decide | None = None,
     is_forced: bool = False,
+    is_patient: bool = False,
 ) -> RunRecord:
     """Move the run as far as it goes; return it as it stands then. `by` is the person's principal.
 
-    Raises what `Runner.drive` raises.
+    `is_patient` goes on trying for as long as the runner does; without it, `TRIES_HERE` times. Raises what
+    `Runner.drive` raises.
     """
     runner = workshop.runner(progress)
     interrupt = _Interrupt()
@@ -76,14 +83,16 @@ async def drive_here(
         while True:
             await runner.drive(run, is_forced=is_forced)
             record = await workshop.store.read(lambda connection: load(connection, run))
-            if not _goes_on_by_itself(record) or interrupt.event.is_set():
+            if not goes_on(record, is_patient=is_patient) or interrupt.event.is_set():
                 return record
             await _wait(workshop, record, interrupt, decide)
             if interrupt.event.is_set():
                 return await _leave(workshop, run, interrupt, by)
 
 
-def _goes_on_by_itself(record: RunRecord) -> bool:
+def goes_on(record: RunRecord, *, is_patient: bool) -> bool:
+    if record.waits_for is WaitsFor.TIME and record.failures >= TRIES_HERE and not is_patient:
+        return False
     return not record.state.is_end and record.waits_for in (WaitsFor.PEOPLE, WaitsFor.TIME, WaitsFor.NOTHING)
 
 

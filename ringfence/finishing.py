@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from ringfence.render import Output, Style, money
+from ringfence_agents.endings import count_calls, tests_run
 from ringfence_agents.runs import RunRecord, RunState
 from ringfence_agents.schema import runs
 from ringfence_audit.events import JsonValue
@@ -26,10 +27,18 @@ async def result_of(store: SqlStore, record: RunRecord) -> dict[str, JsonValue]:
     """The last object of `--json`: all that a script needs of a run."""
     import json
 
-    text = await store.read(
-        lambda connection: connection.execute(select(runs.c.result).where(runs.c.id == record.id)).scalar_one()
-    )
-    stored: Mapping[str, JsonValue] = json.loads(text) if text else {}
+    def look(connection: Connection) -> Mapping[str, JsonValue]:
+        text = connection.execute(select(runs.c.result).where(runs.c.id == record.id)).scalar_one()
+        found: Mapping[str, JsonValue] = json.loads(text) if text else {}
+        if record.state.is_end:
+            return found
+        so_far: dict[str, JsonValue] = {
+            "tests": tests_run(connection, record.id),
+            "tool_calls": count_calls(connection, record.id),
+        }
+        return {**found, **so_far}
+
+    stored = await store.read(look)
     patch = stored.get("patch")
     return {
         "type": "result",

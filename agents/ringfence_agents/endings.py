@@ -131,7 +131,7 @@ async def _finish(drive: Drive, closing: Closing, patch: Mapping[str, JsonValue]
             "patch": patch,
             "tests": tests_run(tx.connection, drive.run),
             "turns": record.turn,
-            "tool_calls": _count(tx.connection, drive.run),
+            "tool_calls": count_calls(tx.connection, drive.run),
             "input_tokens": record.input_tokens,
             "output_tokens": record.output_tokens,
             "cost_micro_usd": record.cost_micro_usd,
@@ -159,7 +159,7 @@ async def _finish(drive: Drive, closing: Closing, patch: Mapping[str, JsonValue]
     await drive.store.write(work)
 
 
-def _count(connection: Connection, run: RunId) -> int:
+def count_calls(connection: Connection, run: RunId) -> int:
     return int(connection.execute(select(func.count()).select_from(calls).where(calls.c.run == run)).scalar_one())
 
 

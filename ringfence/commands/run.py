@@ -46,14 +46,20 @@ def run(
     raise typer.Exit(code)
 
 
-def resume(run: RunArgument, is_json: Json = False) -> None:
+def resume(
+    run: RunArgument,
+    is_patient: Annotated[
+        bool, typer.Option("--wait", help="Keep trying while the model or the machine is away.")
+    ] = False,
+    is_json: Json = False,
+) -> None:
     """Go on with a parked or interrupted run here, and watch it."""
     import asyncio
 
     from ringfence.session import open_session
 
     with open_session(is_json=is_json) as session:
-        code = asyncio.run(_resume(session, run_id(run)))
+        code = asyncio.run(_resume(session, run_id(run), is_patient=is_patient))
     raise typer.Exit(code)
 
 
@@ -71,14 +77,14 @@ async def _run(session: Session, order: Order, *, is_detached: bool) -> int:
         return await drive_and_show(session, run)
 
 
-async def _resume(session: Session, run: RunId) -> int:
+async def _resume(session: Session, run: RunId, *, is_patient: bool) -> int:
     from ringfence_agents import control
 
     await session.store.write(lambda tx: control.resume(tx, run, by=session.person.principal))
-    return await drive_and_show(session, run, is_forced=True)
+    return await drive_and_show(session, run, is_forced=True, is_patient=is_patient)
 
 
-async def drive_and_show(session: Session, run: RunId, *, is_forced: bool = False) -> int:
+async def drive_and_show(session: Session, run: RunId, *, is_forced: bool = False, is_patient: bool = False) -> int:
     """Drive the run in this process, show it, ask the person at the terminal, and tell the result."""
     from ringfence.deciding import decide_here
     from ringfence.driving import drive_here, exit_of
@@ -98,6 +104,7 @@ async def drive_and_show(session: Session, run: RunId, *, is_forced: bool = Fals
             progress=LiveView(session.output),
             decide=decide if session.output.is_interactive else None,
             is_forced=is_forced,
+            is_patient=is_patient,
         )
         show_result(session.output, record, await result_of(session.store, record))
         return int(exit_of(record))
@@ -116,7 +123,7 @@ def _detach(session: Session, run: RunId) -> None:
     target = Path(session.settings.runs / run / "output.jsonl")
     with target.open("ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", "ringfence", "runs", "resume", run, "--json"],
+            [sys.executable, "-m", "ringfence", "runs", "resume", run, "--wait", "--json"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -31,10 +31,29 @@ class Entry:
     data: Mapping[str, object]
 
 
+CLOSED = """\
+apiVersion: ringfence.dev/v1
+kind: Profile
+metadata: {name: closed, owner: owner, version: 1}
+description: Nobody is asked.
+extends: default@1
+unmatched: forbid
+rules:
+  - {id: closed, forbid: [network]}
+after_deny: {same_resource: refuse, end_run_at: 50}
+"""
+
+
 class Person:
     def __init__(self, folder: Path) -> None:
         self.home = folder / "state"
         self._config = folder / "config"
+
+    def closed(self) -> Path:
+        """A profile that asks nobody."""
+        path = self.home.parent / "closed.yaml"
+        path.write_text(CLOSED)
+        return path
 
     def types(self, *words: str, model: ModelServer | None = None) -> Done:
         """Type a command; it ends with a code, and never with an exception."""

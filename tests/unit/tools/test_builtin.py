@@ -39,6 +39,35 @@ async def test_an_edit_that_does_not_match_exactly_once_is_refused_with_help(old
     assert sandbox.effects == []
 
 
+@pytest.mark.parametrize(
+    ("content", "old", "says"),
+    [(b"a\r\nb\r\n", "a\nb", "CRLF"), (b"a\nb\n", "1\ta\n2\tb", "line numbers")],
+)
+async def test_an_edit_that_nearly_matches_is_told_what_differs(content: bytes, old: str, says: str) -> None:
+    sandbox = CountingSandbox()
+    sandbox.files["/workspace/a.py"] = content
+    with pytest.raises(ToolRefusal, match=says):
+        await EditFile().action(EditFileArguments(path="a.py", old=old, new="z"), acting(sandbox))
+
+
+async def test_lines_are_numbered_as_compilers_number_them() -> None:
+    sandbox = CountingSandbox()
+    sandbox.files |= {"/workspace/a.txt": "a\x0cb\u2028c\r\nd\n".encode(), "/workspace/b.txt": b"a\r\nb\r\n"}
+    assert (await ReadFile().read(ReadFileArguments(path="a.txt"), sandbox)).text == "1\ta\x0cb\u2028c\r\n2\td"
+    assert (
+        "1\ta\n2\tb\n[lines of this file end with CRLF"
+        in (await ReadFile().read(ReadFileArguments(path="b.txt"), sandbox)).text
+    )
+
+
+@pytest.mark.parametrize("number", ["10000000000000000000000000000000", "9007199254740993", "0", "1.5", "true"])
+def test_a_line_number_that_no_log_can_hold_is_refused(number: str) -> None:
+    tool = builtin_toolbox().get("read_file")
+    assert tool is not None
+    with pytest.raises(ToolRefusal, match="start_line"):
+        parse_arguments(tool, f'{{"path": "a", "start_line": {number}}}')
+
+
 async def test_an_edit_writes_only_over_what_it_read() -> None:
     sandbox = CountingSandbox()
     sandbox.files["/workspace/a.py"] = b"x = 1\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from pathlib import PurePosixPath
 from typing import Annotated, ClassVar
 
@@ -15,15 +16,17 @@ from ringfence_tools.calls import Access, ResultStatus, ToolResult
 from ringfence_tools.sandbox_paths import absolute, file_access, shown
 from ringfence_tools.toolbox import Acting, Arguments, ReadTool, SandboxTool, ToolRefusal, failed
 
+_LINE_NUMBER = re.compile(r"^[0-9]+\t", re.MULTILINE)
 READ_LIMIT_BYTES = 4 << 20
+LINES_LIMIT = 1 << 31
 Path = Annotated[str, Field(min_length=1, max_length=4096, description="Relative to /workspace, or absolute.")]
 Content = Annotated[str, Field(max_length=4 << 20)]
 
 
 class ReadFileArguments(Arguments):
     path: Path
-    start_line: Annotated[int, Field(ge=1, description="First line, from 1.")] | None = None
-    end_line: Annotated[int, Field(ge=1, description="Last line, included.")] | None = None
+    start_line: Annotated[int, Field(ge=1, le=LINES_LIMIT, description="First line, from 1.")] | None = None
+    end_line: Annotated[int, Field(ge=1, le=LINES_LIMIT, description="Last line, included.")] | None = None
 
 
 class ReadFile(ReadTool[ReadFileArguments]):
@@ -39,11 +42,13 @@ class ReadFile(ReadTool[ReadFileArguments]):
         content = await sandbox.read(path, limit_bytes=READ_LIMIT_BYTES)
         if b"\0" in content.data[:8192]:
             return failed(f"{shown(path)} is a binary file of {content.size_bytes} bytes", sha256=content.sha256)
-        lines = content.data.decode(errors="replace").splitlines()
+        lines, is_crlf = _lines(content.data)
         start, end = arguments.start_line or 1, min(arguments.end_line or len(lines), len(lines))
         numbered = "\n".join(f"{number}\t{lines[number - 1]}" for number in range(start, end + 1))
         if content.size_bytes > len(content.data):
             numbered += f"\n[only the first {len(content.data)} of {content.size_bytes} bytes were read]"
+        if is_crlf:
+            numbered += "\n[lines of this file end with CRLF, \\r\\n]"
         text = bounded(numbered) or f"({shown(path)} has no lines in this range; it has {len(lines)} lines)"
         return ToolResult(ResultStatus.OK, text, {"sha256": content.sha256, "size_bytes": content.size_bytes})
 
@@ -161,12 +166,25 @@ def _written(outcome: Outcome, path: PurePosixPath, did: str, content: bytes | N
     return failed(f"{shown(path)} was not written: {outcome.detail or outcome.ending.value}", path=str(path))
 
 
+def _lines(data: bytes) -> tuple[list[str], bool]:
+    """Lines as compilers and test runners number them, and whether all of them end with CRLF."""
+    text = data.decode(errors="replace")
+    parts = text.removesuffix("\n").split("\n") if text else []
+    is_crlf = text.count("\r\n") > 0 and text.count("\r\n") == text.count("\n")
+    return ([part.removesuffix("\r") for part in parts] if is_crlf else parts), is_crlf
+
+
 def _why_not_once(path: str, data: bytes, old: str, count: int) -> str:
     text = data.decode(errors="replace")
     if count > 1:
         needle = old.split("\n", 1)[0]
         places = [str(number) for number, line in enumerate(text.splitlines(), 1) if needle in line][:20]
         return f"`old` occurs {count} times in {path} (near lines {', '.join(places)}); add lines around it"
+    if old.replace("\r\n", "\n").replace("\n", "\r\n") in text:
+        return f"`old` does not occur in {path}: its lines end with CRLF, so write \\r\\n in `old` and in `new`"
+    unnumbered = _LINE_NUMBER.sub("", old)
+    if unnumbered != old and unnumbered in text:
+        return f"`old` does not occur in {path}: leave out the line numbers that `read_file` puts in front"
     first = next((line for line in old.splitlines() if line.strip()), "")
     close = difflib.get_close_matches(first, text.splitlines()[:20_000], n=3, cutoff=0.6) if len(first) < 400 else []
     hint = "; lines that look alike: " + " | ".join(line.strip()[:120] for line in close) if close else ""
