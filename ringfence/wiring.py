@@ -60,6 +60,7 @@ class Workshop:
         self._local = LocalBackend(settings.sandboxes, egress=self.egress)
         self._cluster: Backend | None = None
         self._sweeping: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
         self._models: dict[tuple[str, str], Model] = {}
         self._stack = AsyncExitStack()
         self._gate_log = _counted(settings, store, "gate")
@@ -82,14 +83,25 @@ class Workshop:
         if profile.sandbox.kind == "local":
             return self._local
         if profile.sandbox.kind == "kubernetes":
-            if self._cluster is None:
-                self._cluster = cluster = await open_cluster(self.settings)
-                self._sweeping = asyncio.create_task(keep_swept(self.store, cluster), name="sweeper")
-            return self._cluster
+            return await self._checked_cluster()
         raise Mistake(
             f"profile {profile.title} asks for a {profile.sandbox.kind} sandbox, which this command cannot start",
             fix="Use a profile with `sandbox: {kind: local}` or `{kind: kubernetes}`",
         )
+
+    async def _checked_cluster(self) -> Backend:
+        """The cluster, once its fence was attacked in vain. Raises `IsolationUnavailable` where an attack succeeds."""
+        async with self._opening:
+            if self._cluster is None:
+                cluster = await open_cluster(self.settings)
+                try:
+                    await cluster.check()
+                except BaseException:
+                    await cluster.close()
+                    raise
+                self._cluster = cluster
+                self._sweeping = asyncio.create_task(keep_swept(self.store, cluster), name="sweeper")
+            return self._cluster
 
     def runner(self, progress: Progress) -> Runner:
         worker = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
