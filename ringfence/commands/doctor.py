@@ -11,6 +11,7 @@ from ringfence.commands.options import Json
 if TYPE_CHECKING:
     from ringfence.render import Output
     from ringfence.settings import Settings
+    from ringfence_sandbox.contract import Proof
 
 
 def doctor(
@@ -55,6 +56,7 @@ async def _doctor(*, is_proof_asked: bool, is_json: bool) -> int:
                 proof = await (await backend.create(spec)).prove()
             finally:
                 await backend.destroy(spec.id)
+            await _record(settings, backend.kind, proof)
             for probe in proof.probes:
                 output.record({"type": "probe", "name": probe.name, "is_held": probe.is_held, "detail": probe.detail})
                 mark = "held     " if probe.is_held else "BROKEN   "
@@ -94,6 +96,17 @@ async def _try_anchors(settings: Settings, output: Output) -> bool:
         output.line((mark, "good" if probe.is_refused else "bad"), what, (f"  {probe.detail}", "dim"))
         is_anchored = is_anchored and probe.is_refused
     return is_anchored
+
+
+async def _record(settings: Settings, kind: str, proof: Proof) -> None:
+    """What was proved, and when, stands in the log: what broke by name, what held by number."""
+    from ringfence.local_store import open_store
+    from ringfence_audit.events import Event, JsonValue, Kind
+
+    broken: list[JsonValue] = [{"name": one.name, "detail": one.detail} for one in proof.probes if not one.is_held]
+    data: dict[str, JsonValue] = {"action": "proved", "kind": kind, "probes": len(proof.probes), "broken": broken}
+    with open_store(settings) as store:
+        await store.write(lambda tx: tx.record(Event(Kind.SANDBOX, "system:doctor", data)))
 
 
 async def _cluster(*, is_proof_asked: bool, is_json: bool) -> int:

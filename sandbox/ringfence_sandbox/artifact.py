@@ -19,7 +19,8 @@ from types import CodeType
 PACKAGE = "inside"
 MAIN = "from inside.server import main\nmain()\n"
 AT_START = (
-    "wire", "kernel", "loop", "processes", "capture", "settings", "keeper", "channel", "journal", "calls", "server",
+    "wire", "kernel", "loop", "processes", "capture", "settings", "keeper", "channel", "journal", "layers", "calls",
+    "server",
 )  # fmt: skip
 """Each after what it imports."""
 BOOT = (

@@ -322,7 +322,7 @@ class Sandbox(ABC):
 
     @abstractmethod
     async def prove(self) -> Proof:
-        """Run the short set of probes inside."""
+        """Run every probe inside that fits this kind of fence. Part of the log, and of `doctor --prove`."""
 
     @abstractmethod
     async def remount(self, mounts: tuple[Mount, ...]) -> None:

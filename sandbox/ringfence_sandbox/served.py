@@ -179,7 +179,11 @@ class ServedSandbox(Sandbox):
             raise WorkspaceRefused(f"{source.name} cannot be read: {error.strerror}") from error
 
     async def prove(self) -> Proof:
-        reply = await self._request({"op": "prove"}, limit_bytes=1 << 20)
+        return await self.probed(is_short=False)
+
+    async def probed(self, *, is_short: bool) -> Proof:
+        """What all probes found, or the short set."""
+        reply = await self._request({"op": "prove", "is_short": is_short}, limit_bytes=1 << 20)
         return Proof([answers.probe(fields) for fields in answers.items(reply.body, limit=200)])
 
     async def _request(self, header: JsonObject, *, limit_bytes: int) -> Reply:

@@ -112,7 +112,6 @@ def _keep(settings: Settings, control: socket, request: Request | None, fds: tup
 
 def _become_keeper(settings: Settings, control: socket, fds: tuple[int, int] | None) -> socket:
     import _signal  # type: ignore[import-not-found,unused-ignore] # the C module under `signal`, absent from typeshed
-    import resource
 
     _signal.set_wakeup_fd(-1)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
@@ -125,6 +124,14 @@ def _become_keeper(settings: Settings, control: socket, fds: tuple[int, int] | N
                 continue  # the descriptor of the listing itself
     kernel.must_prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     os.setsid()
+    wear(settings)
+    return control
+
+
+def wear(settings: Settings) -> None:
+    """Put this process, and all that it starts, under the limits and the Landlock rules of commands."""
+    import resource
+
     for name, value in settings.rlimits():
         number = getattr(resource, name)
         ceiling = resource.getrlimit(number)[1]
@@ -137,7 +144,6 @@ def _become_keeper(settings: Settings, control: socket, fds: tuple[int, int] | N
     if settings.command_ruleset >= 0:
         kernel.landlock_restrict(settings.command_ruleset)
         os.close(settings.command_ruleset)
-    return control
 
 
 def _serve_one(control: socket, request: Request, fds: tuple[int, int]) -> None:

@@ -264,10 +264,12 @@ def _suspend(server: Server, channel: Channel, number: int, header: Header, body
 
 
 def _prove(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    is_short = header.get("is_short") is True
+
     def work(emit: Emit) -> None:
         from . import probes
 
-        probes.prove(server.settings, emit)
+        probes.prove(server.settings, emit, is_short=is_short)
 
     Worker(server, channel, number, work, deadline_s=30)
 

@@ -1,69 +1,42 @@
-"""Attempts at what must not work, made by a worker under a command's rules: each is held when it fails as it should."""
+"""Attempts at what must not work, made under a command's rules: each is held when it fails as it should.
+
+Each probe names the layer that it tries. `short` ones run for every run, all of them once for each kind of fence and on
+demand. A probe that could change its own process runs in a child of its own.
+"""
 
 from __future__ import annotations
 
 import os
 
-from . import files, kernel
+from . import files, keeper, probes_files, probes_kernel, probes_world
+from .probing import Probe, in_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .settings import Settings
     from .wire import Json
     from .worker import Emit
 
-    Attempt = Callable[[Settings], str]
-    """Returns "" when nothing got through, else what did."""
+PROBES: tuple[Probe, ...] = (*probes_files.PROBES, *probes_world.PROBES, *probes_kernel.PROBES)
 
 
-def prove(settings: Settings, emit: Emit) -> None:
-    """Emit one probe result for each attempt. Puts this process under the commands' Landlock rules first."""
-    if settings.command_ruleset >= 0:
-        kernel.landlock_restrict(settings.command_ruleset)
+def prove(settings: Settings, emit: Emit, *, is_short: bool = False) -> None:
+    """Emit one result for each probe that fits this kind of fence."""
+    keeper.wear(settings)
+    if not is_short:
+        import ctypes  # noqa: F401 - once here rather than in every child
     results: list[Json] = []
-    for name, attempt in ATTEMPTS:
-        try:
-            breach = attempt(settings)
-        except OSError as error:
-            results.append({"name": name, "is_held": True, "detail": error.strerror or str(error)})
-            continue
-        results.append({"name": name, "is_held": not breach, "detail": breach})
+    for probe in PROBES:
+        if settings.fence in probe.fences and (probe.is_short or not is_short):
+            name, (is_held, detail) = probe.name, attempted(probe, settings)
+            results.append({"name": name, "is_held": is_held, "detail": detail})
     files.emit_items(results, emit, {"ok": True})
 
 
-def _capabilities(_: Settings) -> str:
-    with open("/proc/self/status") as file:
-        lines = file.read().splitlines()
-    held = [line for line in lines if line.startswith(("CapEff:", "CapPrm:", "CapBnd:")) and int(line.split()[1], 16)]
-    return "; ".join(held)
-
-
-def _write_system(_: Settings) -> str:
-    for path in ("/usr/ringfence-probe", "/etc/ringfence-probe", "/ringfence-probe", "/dev/ringfence-probe"):
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        except OSError:
-            continue
-        os.unlink(path)
-        return "wrote " + path
-    return ""
-
-
-def _server_memory(_: Settings) -> str:
-    os.close(os.open("/proc/1/mem", os.O_RDONLY))
-    return "opened the server's memory"
-
-
-def _server_state(settings: Settings) -> str:
-    os.close(os.open(settings.state + "/calls.journal", os.O_RDONLY))
-    return "opened the server's journal"
-
-
-ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
-    ("holds-no-capability", _capabilities),
-    ("cannot-write-the-system", _write_system),
-    ("cannot-open-the-server's-memory", _server_memory),
-    ("cannot-open-the-server's-journal", _server_state),
-)
+def attempted(probe: Probe, settings: Settings) -> tuple[bool, str]:
+    """Whether it was held, and what got through or what stopped it."""
+    try:
+        breach = in_child(probe.attempt, settings) if probe.needs_child else probe.attempt(settings)
+    except OSError as error:
+        return True, error.strerror or os.strerror(error.errno or 0)
+    return not breach, breach

@@ -18,6 +18,7 @@ from .calls import Call, Order, Runner
 from .channel import Channel, ChannelClosed
 from .journal import Journal, Record
 from .keeper import Request
+from .layers import found as found_layers
 from .loop import READ, Loop
 from .settings import Settings
 
@@ -271,18 +272,22 @@ def prepare(settings: Settings) -> list[Header]:
     layers: list[Header] = []
     _close_strangers({0, 1, 2, settings.egress_fd})
     _raise_oom_score()
-    kernel.must_prctl(kernel.PR_SET_DUMPABLE, 0)
+    if settings.is_hardened:
+        kernel.must_prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.must_prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     os.umask(0o022)
     os.makedirs(settings.state, mode=0o700, exist_ok=True)
     os.makedirs(settings.output, mode=0o755, exist_ok=True)
-    if settings.readable or settings.writable:
+    layers += found_layers(settings)
+    if settings.is_confined and (settings.readable or settings.writable):
         try:
             readable = settings.readable + _rest_of_root(settings.hidden)
             settings.command_ruleset = kernel.landlock_ruleset(["/"], readable, settings.writable)
             layers.append({"name": "landlock", "is_held": True, "detail": "version %d" % kernel.landlock_abi()})
         except OSError as error:
             layers.append({"name": "landlock", "is_held": False, "detail": str(error)})
+    elif settings.fence == "linux":
+        layers.append({"name": "landlock", "is_held": False, "detail": "no rules were given"})
     return layers
 
 

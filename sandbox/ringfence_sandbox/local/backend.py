@@ -7,8 +7,8 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ringfence_sandbox import artifact
@@ -26,6 +26,8 @@ from ringfence_sandbox.egress import EgressSettings, RunAuthority
 from ringfence_sandbox.egress.resolver import Resolver, SystemResolver
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxError
 from ringfence_sandbox.inside import wire
+from ringfence_sandbox.inside.journal import boot_id
+from ringfence_sandbox.inside.layers import NAMESPACES
 from ringfence_sandbox.local import bwrap, seccomp
 from ringfence_sandbox.local.environment import command_environment
 from ringfence_sandbox.local.etc import prepared_etc
@@ -52,7 +54,9 @@ class Ground:
     reach: Reach | None
     trust: Path
     outside: Outside
-    proc_names: frozenset[str] = field(default_factory=frozenset)
+    proc_names: frozenset[str]
+    namespaces: Mapping[str, str]
+    """What /proc/self/ns says of this process: what a sandbox must not share."""
 
 
 class LocalBackend(Backend):
@@ -77,6 +81,7 @@ class LocalBackend(Backend):
         self._leases = UidLeases(self._layout.uids)
         self._ground: Ground | None = None
         self._lock = asyncio.Lock()
+        self._has_proved = False
         self._live: dict[SandboxId, LocalSandbox] = {}
 
     @property
@@ -86,6 +91,9 @@ class LocalBackend(Backend):
     @property
     def _is_root(self) -> bool:
         return os.geteuid() == 0
+
+    def _uid_for(self, id: SandboxId) -> int | None:
+        return self._leases.take(id) if self._is_root and self._fence.has_own_uid else None
 
     async def check(self) -> Sequence[Layer]:
         id = SandboxId(f"check-{os.getpid()}-{os.urandom(4).hex()}")
@@ -97,7 +105,7 @@ class LocalBackend(Backend):
 
     async def create(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
         self._layout.sandbox(spec.id)
-        uid = self._leases.take(spec.id) if self._is_root else None
+        uid = self._uid_for(spec.id)
         try:
             self._layout.make(spec.id, uid=uid)
             return await self._start(spec, uid, egress)
@@ -112,7 +120,7 @@ class LocalBackend(Backend):
         live = self._live.get(spec.id)
         if live is not None and live.is_running:
             return live
-        uid = self._leases.take(spec.id) if self._is_root else None
+        uid = self._uid_for(spec.id)
         return await self._start(spec, uid, egress)
 
     async def destroy(self, sandbox: SandboxId) -> None:
@@ -120,8 +128,7 @@ class LocalBackend(Backend):
         if live is not None:
             await live.end()
         await asyncio.to_thread(self._layout.remove, sandbox)
-        if self._is_root and self._layout.uids.is_dir():
-            self._leases.release(sandbox)
+        self._leases.release(sandbox)
 
     async def sweep(self, live: frozenset[SandboxId]) -> Sequence[SandboxId]:
         if not self._layout.sandboxes.is_dir():
@@ -142,22 +149,38 @@ class LocalBackend(Backend):
 
     async def restart(self, spec: SandboxSpec, egress: EgressGatekeeper | None) -> Launched:
         """The processes of a sandbox anew, over its files, with the mounts of `spec`."""
-        uid = self._leases.take(spec.id) if self._is_root else None
+        uid = self._uid_for(spec.id)
         return await self._launch(spec, uid, egress)
 
     async def _start(self, spec: SandboxSpec, uid: int | None, egress: EgressGatekeeper | None) -> LocalSandbox:
         launched = await self._launch(spec, uid, egress)
         sandbox = LocalSandbox(self, spec, launched, egress)
-        missing = [layer for layer in sandbox.layers if not layer.is_held]
-        if missing and not spec.is_reduced_allowed:
+        try:
+            sandbox.require(sandbox.layers)
+            if not self._has_proved:
+                await self._prove_kind(sandbox)
+            await sandbox.open_way_out(launched)
+        except BaseException:
             await sandbox.end()
-            raise IsolationUnavailable(
-                f"the layer {missing[0].name} is missing: {missing[0].detail}",
-                fix="use a kernel that has it, or name `isolation: reduced` in the profile",
-            )
-        await sandbox.open_way_out(launched)
+            raise
         self._live[spec.id] = sandbox
         return sandbox
+
+    async def _prove_kind(self, sandbox: LocalSandbox) -> None:
+        """Every probe, before the first sandbox of this kind is used: once for this boot, this fence and this code."""
+        ground = await self._prepared()
+        parts = (boot_id(), os.uname().release, str(os.geteuid()), str(ground.bwrap), ground.artifact.name)
+        digest = hashlib.sha256(repr((*parts, self._fence, ground.seccomp, ground.tree)).encode()).hexdigest()[:16]
+        marker = self._layout.root / f"proved-{digest}"
+        if not marker.exists():
+            proof = await sandbox.prove()
+            sandbox.told(proof, of="this machine")
+            if not proof.is_held:
+                return
+            for earlier in self._layout.root.glob("proved-*"):
+                earlier.unlink(missing_ok=True)
+            marker.write_text(f"{len(proof.probes)} probes held\n")
+        self._has_proved = True
 
     async def _launch(self, spec: SandboxSpec, uid: int | None, egress: EgressGatekeeper | None) -> Launched:
         bwrap.refuse_mounts(spec.mounts)
@@ -200,17 +223,20 @@ class LocalBackend(Backend):
 
     def _config(self, spec: SandboxSpec, ground: Ground) -> dict[str, wire.Json]:
         shown = [*ground.tree.mounts, *spec.mounts]
-        has_landlock = self._fence.has_landlock
         readable = sorted({str(mount.target) for mount in shown} | {bwrap.OUTPUT, str(TRUST)})
         return {
             "workspace": "/workspace",
             "state": bwrap.STATE,
             "output": bwrap.OUTPUT,
             "environment": dict(command_environment(spec)),
-            "readable": list(readable) if has_landlock else [],
-            "writable": [*WRITABLE] if has_landlock else [],
+            "readable": list(readable),
+            "writable": [*WRITABLE],
+            "is_confined": self._fence.has_landlock,
             "disk_paths": ["/workspace", bwrap.HOME],
-            "limits": _limits(spec.limits),
+            "limits": _limits(spec.limits) if self._fence.has_limits else {},
+            "fence": "linux",
+            "host_namespaces": dict(ground.namespaces),
+            "is_hardened": self._fence.hardens_server,
         }
 
     async def _prepared(self) -> Ground:
@@ -238,11 +264,15 @@ class LocalBackend(Backend):
             mounts = tuple(Mount(reach.place(mount.source), mount.target) for mount in tree.mounts)
             tree = SystemTree(mounts, tree.links, tree.python)
         names = frozenset(name for name in bwrap.HIDDEN_IN_PROC if _is_for_all(Path("/proc", name)))
-        return Ground(program, tree, packed, seccomp.program(), reach, trust, outside, names)
+        return Ground(program, tree, packed, seccomp.program(), reach, trust, outside, names, _namespaces())
 
 
 def _placed(ground: Ground, path: Path) -> Path:
     return path if ground.reach is None else ground.reach.place(path)
+
+
+def _namespaces() -> Mapping[str, str]:
+    return {name: str(Path("/proc/self/ns", name).readlink()) for name in NAMESPACES}
 
 
 def _is_for_all(path: Path) -> bool:

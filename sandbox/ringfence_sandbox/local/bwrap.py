@@ -51,8 +51,18 @@ class Fence:
     has_ipc_namespace: bool = True
     drops_capabilities: bool = True
     disables_userns: bool = True
+    has_uts_namespace: bool = True
+    has_cgroup_namespace: bool = True
     is_root_readonly: bool = True
+    is_system_readonly: bool = True
+    has_own_devices: bool = True
     hides_host: bool = True
+    hides_proc: bool = True
+    hides_sys: bool = True
+    has_own_uid: bool = True
+    has_limits: bool = True
+    sizes_scratch: bool = True
+    hardens_server: bool = True
 
 
 def arguments(
@@ -65,17 +75,19 @@ def arguments(
     proc_names: frozenset[str],
 ) -> list[str]:
     """Everything after `bwrap` and before the command. Sources must already be reachable by its user."""
-    words = ["--unshare-user", "--uid", str(UID), "--gid", str(UID), "--unshare-uts", "--hostname", "sandbox"]
-    words += ["--unshare-cgroup-try", "--as-pid-1", "--new-session", "--clearenv", "--chdir", "/"]
+    words = ["--unshare-user", "--uid", str(UID), "--gid", str(UID)]
+    words += ["--new-session", "--clearenv", "--chdir", "/"]
+    words += _switch(fence.has_uts_namespace, "--unshare-uts", "--hostname", "sandbox")
+    words += _switch(fence.has_cgroup_namespace, "--unshare-cgroup-try")
     words += _switch(fence.has_network_namespace, "--unshare-net")
-    words += _switch(fence.has_pid_namespace, "--unshare-pid")
+    words += _switch(fence.has_pid_namespace, "--unshare-pid", "--as-pid-1")
     words += _switch(fence.has_ipc_namespace, "--unshare-ipc")
-    words += _switch(fence.drops_capabilities, "--cap-drop", "ALL")
+    words += ("--cap-drop" if fence.drops_capabilities else "--cap-add", "ALL")
     words += _switch(fence.disables_userns, "--disable-userns")
     early = [mount for mount in mounts if not _is_below_scratch(mount)]
     words += _root(tree, early, fence)
-    words += _kernel_files(limits, proc_names)
-    words += ["--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"]  # noqa: S108 - inside
+    words += _kernel_files(limits, proc_names, fence)
+    words += _scratch("/tmp", limits, fence)  # noqa: S108 - inside
     # Trees of the host below /tmp stand on the fresh tmpfs, which nothing inside has written yet.
     for mount in mounts:
         words += _switch(_is_below_scratch(mount), "--ro-bind", str(mount.source), str(mount.target))
@@ -107,20 +119,25 @@ def _switch(is_on: bool, *words: str) -> Sequence[str]:
 
 def _root(tree: SystemTree, mounts: Sequence[Mount], fence: Fence) -> list[str]:
     words: list[str] = []
-    if not fence.hides_host:
-        words += ["--ro-bind", "/", "/host"]
+    words += _switch(not fence.hides_host, "--ro-bind", "/", "/host")
+    words += _switch(not fence.hides_sys, "--ro-bind", "/sys", "/sys")
+    bind = "--ro-bind" if fence.is_system_readonly else "--bind"
     for mount in (*tree.mounts, *mounts):
-        words += ["--ro-bind", str(mount.source), str(mount.target)]
+        words += [bind, str(mount.source), str(mount.target)]
     for target, path in tree.links:
         words += ["--symlink", target, path]
     return words
 
 
-def _kernel_files(limits: Limits, proc_names: frozenset[str]) -> list[str]:
+def _scratch(place: str, limits: Limits, fence: Fence) -> list[str]:
+    return ["--perms", "1777", *_switch(fence.sizes_scratch, "--size", str(limits.tmp_bytes)), "--tmpfs", place]
+
+
+def _kernel_files(limits: Limits, proc_names: frozenset[str], fence: Fence) -> list[str]:
     words = ["--proc", "/proc"]
     for name in HIDDEN_IN_PROC:
-        if name in proc_names:
+        if name in proc_names and fence.hides_proc:
             words += ["--ro-bind", "/dev/null", f"/proc/{name}"]
-    words += ["--dev", "/dev", "--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108
-    words += ["--remount-ro", "/dev"]
-    return words
+    if not fence.has_own_devices:
+        return [*words, "--dev-bind", "/dev", "/dev"]
+    return [*words, "--dev", "/dev", *_scratch("/dev/shm", limits, fence), "--remount-ro", "/dev"]  # noqa: S108

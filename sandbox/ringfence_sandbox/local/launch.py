@@ -88,9 +88,9 @@ async def launch(order: Launch, *, has_egress: bool) -> Launched:
         passed.append(_memory_file("arguments", b"".join(os.fsencode(word) + b"\0" for word in words)))
         command = [str(order.bwrap), "--args", str(passed[-1]), "--", order.python, "-I", "-S", "-B", "-c", BOOT]
         command += [bwrap.ARTIFACT, "--config", json.dumps(config)]
-        if order.namespace_fd is not None and order.uid is not None:
-            entering = ["nsenter", f"--mount=/proc/self/fd/{order.namespace_fd}"]
-            command = [*entering, f"--setuid={order.uid}", f"--setgid={order.uid}", "--", *command]
+        if order.namespace_fd is not None:
+            rank = [] if order.uid is None else [f"--setuid={order.uid}", f"--setgid={order.uid}"]
+            command = ["nsenter", f"--mount=/proc/self/fd/{order.namespace_fd}", *rank, "--", *command]
         process = subprocess.Popen(  # noqa: ASYNC220 - a fork of 2 ms; a thread would tie its death signal to itself
             command,
             stdin=theirs.fileno(),

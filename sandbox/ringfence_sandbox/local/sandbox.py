@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ringfence_sandbox.contract import EgressGatekeeper, Layer, Mount, SandboxSpec
-from ringfence_sandbox.errors import SandboxGone
+from ringfence_sandbox.contract import Bundle, EgressGatekeeper, Layer, Mount, Proof, SandboxSpec
+from ringfence_sandbox.errors import IsolationUnavailable, SandboxGone
 from ringfence_sandbox.local.launch import Launched
 from ringfence_sandbox.local.way_out import WayOut
 from ringfence_sandbox.served import ServedSandbox
@@ -25,12 +25,38 @@ class LocalSandbox(ServedSandbox):
     def __init__(
         self, backend: LocalBackend, spec: SandboxSpec, launched: Launched, egress: EgressGatekeeper | None
     ) -> None:
-        super().__init__(spec.id, launched.connection, _layers(launched))
+        super().__init__(spec.id, launched.connection, launched.greeting.layers)
         self._backend = backend
         self._spec = spec
         self._process = launched.process
         self._egress = egress
         self._way_out: WayOut | None = None
+
+    def require(self, layers: Sequence[Layer]) -> None:
+        """Raise `IsolationUnavailable` for a layer that is missing, unless the profile names the reduced level."""
+        missing = [layer for layer in layers if not layer.is_held]
+        if missing and not self._spec.is_reduced_allowed:
+            raise IsolationUnavailable(
+                f"the layer {missing[0].name} is missing: {missing[0].detail}",
+                fix="use a kernel that has it, or name `sandbox: {reduced: true}` in the profile",
+            )
+
+    def told(self, proof: Proof, *, of: str) -> None:
+        """Add what probes found to the layers. Raises as `require`."""
+        broken = [Layer(f"probe {probe.name}", False, probe.detail) for probe in proof.probes if not probe.is_held]
+        said = f"{len(proof.probes) - len(broken)} of {len(proof.probes)} probes held"
+        found = [Layer(f"proof of {of}", not broken and bool(proof.probes), said), *broken]
+        self._layers = (*self._layers, *found)
+        self.require(found)
+
+    async def load(self, bundle: Bundle) -> None:
+        # The short set runs while the workspace is made, and is judged before anything can act in it.
+        proving = asyncio.create_task(self.probed(is_short=True))
+        try:
+            await super().load(bundle)
+        finally:
+            proof = await proving
+        self.told(proof, of="this run")
 
     async def open_way_out(self, launched: Launched) -> None:
         """Serve what leaves this sandbox, where its spec has egress. Before the first command."""
@@ -73,7 +99,3 @@ class LocalSandbox(ServedSandbox):
         except TimeoutError:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
-
-
-def _layers(launched: Launched) -> Sequence[Layer]:
-    return launched.greeting.layers

@@ -57,7 +57,9 @@ class UidLeases:
         return True
 
     def _held(self) -> dict[int, str]:
-        held = {}
+        held: dict[int, str] = {}
+        if not self._folder.is_dir():
+            return held
         for path in self._folder.iterdir():
             if path.name.isdigit():
                 try:
