@@ -76,7 +76,7 @@ class LogsArguments(Arguments):
 
 
 class ApplyArguments(Arguments):
-    manifest: Annotated[str, Field(min_length=1, max_length=256 << 10, description="One object, in YAML or JSON.")]
+    manifest: Annotated[str, Field(min_length=1, max_length=64 << 10, description="One object, in YAML or JSON.")]
 
 
 class PortForwardArguments(Arguments):

@@ -65,9 +65,8 @@ def rights_of(accesses: Iterable[Access]) -> tuple[Right, ...]:
 def read_manifest(source: str) -> Object:
     """One object in YAML or JSON, plain data without aliases. Raises `ToolRefusal` with what to mend."""
     try:
-        if any(isinstance(token, yaml.AliasToken | yaml.TagToken) for token in yaml.scan(source)):
-            raise ToolRefusal("the manifest uses YAML aliases or tags; write it out")
-        documents = [one for one in yaml.safe_load_all(source) if one is not None]
+        _check_events(source)
+        documents = [one for one in yaml.load_all(source, Loader=yaml.CSafeLoader) if one is not None]
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ToolRefusal(f"the manifest is no YAML: {str(error)[:300]}") from error
     if len(documents) != 1 or not isinstance(documents[0], dict):
@@ -77,8 +76,18 @@ def read_manifest(source: str) -> Object:
         manifest: Object = json.loads(json.dumps(documents[0], allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ToolRefusal(f"the manifest holds something that is no JSON: {str(error)[:200]}; quote it") from error
-    _check_depth(manifest)
     return manifest
+
+
+def _check_events(source: str) -> None:
+    """Before anything is built: no aliases (which multiply), no tags (which make other things), no abyss."""
+    depth = 0
+    for event in yaml.parse(source, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise ToolRefusal("the manifest uses YAML aliases or tags; write it out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH_LIMIT:
+            raise ToolRefusal(f"the manifest is nested more than {DEPTH_LIMIT} deep")
 
 
 def resource_of(manifest: Object) -> Resource:
@@ -99,17 +108,6 @@ def name_in(manifest: Object) -> str:
     if "namespace" in metadata:
         raise ToolRefusal("leave metadata.namespace out: it is always the run's own")
     return str(metadata["name"])
-
-
-def _check_depth(value: Json, depth: int = 0) -> None:
-    if depth > DEPTH_LIMIT:
-        raise ToolRefusal(f"the manifest is nested more than {DEPTH_LIMIT} deep")
-    if isinstance(value, Mapping):
-        for item in value.values():
-            _check_depth(item, depth + 1)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for item in value:
-            _check_depth(item, depth + 1)
 
 
 # -- for the agent ---------------------------------------------------------------------------------------------------
