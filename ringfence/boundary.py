@@ -72,7 +72,15 @@ def _only_error(error: BaseException) -> BaseException:
 def _judge_known(error: BaseException) -> Verdict | None:
     # Imported here: the happy path of --help must not pay for the rooms' packages.
     from ringfence.errors import RingfenceError
-    from ringfence_agents.errors import AgentsError, ModelRefused, ModelUnavailable, RunEnded, RunHeld, RunNotFound
+    from ringfence_agents.errors import (
+        AgentsError,
+        ModelRefused,
+        ModelUnavailable,
+        RunEnded,
+        RunHeld,
+        RunNotFound,
+        StepNotKept,
+    )
     from ringfence_audit.errors import AuditError, InvalidExport, LogUnavailable
     from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, WorkspaceRefused
     from ringfence_tools.errors import (
@@ -92,6 +100,7 @@ def _judge_known(error: BaseException) -> Verdict | None:
         (RunHeld, Exit.UNAVAILABLE),
         (ModelUnavailable, Exit.UNAVAILABLE),
         (ModelRefused, Exit.USAGE),
+        (StepNotKept, Exit.USAGE),
         (AgentsError, Exit.FAILED),
         (IsolationUnavailable, Exit.ISOLATION),
         (SandboxBusy, Exit.UNAVAILABLE),

@@ -59,6 +59,8 @@ async def collect(drive: Drive) -> Todo:
     if done.rows:
         drive.last_results = seen(done.rows)
         _stop_at_budget(drive, done.rows)
+        if any(row.sandbox and not row.is_read_only for row in done.rows):
+            drive.holder.keep_step(done.after.turn)
     return done.todo
 
 
@@ -105,7 +107,7 @@ def seen(rows: Sequence[CallRow]) -> tuple[SeenResult, ...]:
 
 
 def _said(record: RunRecord, rows: Sequence[CallRow], *, is_loop: bool) -> list[MessageRow]:
-    if record.turn == 0:
+    if record.turn == record.first_turn:
         return _setup_report(record, rows)
     calls = [ModelCall(row.model_call_id, row.tool, row.arguments_text) for row in rows]
     said = [
@@ -136,7 +138,7 @@ def _setup_report(record: RunRecord, rows: Sequence[CallRow]) -> list[MessageRow
         return []
     lines = [f"{row.arguments_text}: {row.result.status.value}" for row in rows if row.result is not None]
     body: dict[str, JsonValue] = {"content": "The workspace was prepared with these commands:\n" + "\n".join(lines)}
-    return [MessageRow(record.id, record.next_seq, 0, Role.USER, body)]
+    return [MessageRow(record.id, record.next_seq, record.turn, Role.USER, body)]
 
 
 def _closing(record: RunRecord, rows: Sequence[CallRow]) -> Closing | None:
@@ -144,7 +146,7 @@ def _closing(record: RunRecord, rows: Sequence[CallRow]) -> Closing | None:
     for row in rows:
         if row.result is None:
             continue
-        if record.turn == 0 and row.result.status is not ResultStatus.OK:
+        if record.turn == record.first_turn and row.result.status is not ResultStatus.OK:
             text = row.result.text[-1000:]
             return Closing(RunState.FAILED, f"setup {row.arguments_text} ended {row.result.status.value}: {text}")
         if row.result.data.get("blocked"):

@@ -7,8 +7,9 @@ request, which the worker sees within a second; one that nobody holds is moved a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, insert, select, update
 
 from ringfence_agents.errors import RunEnded
 from ringfence_agents.model import storable
@@ -31,9 +32,14 @@ _QUEUED: dict[str, str | int | None] = {
 }
 
 
+_OPEN_STATES = tuple(state.value for state in RunState if not state.is_end)
+
+
 def pause(tx: Transaction, run: RunId, *, by: str, reason: str) -> None:
     """Park the run until a person resumes it. Raises `RunNotFound`, `RunEnded`."""
     record = _open(tx, run)
+    if record.request.is_end:
+        raise RunEnded(f"run {run} is being stopped already")
     if record.state is RunState.RUNNING:
         _set(tx, run, request=Request.PAUSE.value, requested_by=by, request_reason=reason)
     else:
@@ -47,7 +53,7 @@ def pause(tx: Transaction, run: RunId, *, by: str, reason: str) -> None:
             detail=detail,
             request="",
         )
-    _record(tx, record, by, {"action": "pause", "reason": reason})
+    record_control(tx, record, by, {"action": "pause", "reason": reason})
 
 
 def cancel(tx: Transaction, run: RunId, *, by: str, reason: str) -> None:
@@ -56,10 +62,48 @@ def cancel(tx: Transaction, run: RunId, *, by: str, reason: str) -> None:
     Raises `RunNotFound`, `RunEnded`.
     """
     record = _open(tx, run)
+    if record.request is Request.PRESERVE:
+        raise RunEnded(f"run {run} is being stopped already, its files preserved")
     _set(tx, run, request=Request.CANCEL.value, requested_by=by, request_reason=reason)
     if record.state is not RunState.RUNNING:
         _set(tx, run, state=RunState.QUEUED.value, waits_for="", wake_at=None, detail="is being cancelled")
-    _record(tx, record, by, {"action": "cancel", "reason": reason})
+    record_control(tx, record, by, {"action": "cancel", "reason": reason})
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Which runs a stop is for: one, a team's, or all where neither is named."""
+
+    run: RunId | None = None
+    team: str = ""
+
+
+def stop(tx: Transaction, whose: Whose, *, by: str, reason: str, preserve: bool = False) -> tuple[RunId, ...]:
+    """The kill switch: from this commit on no call of these runs begins; what runs is ended within two seconds.
+
+    With `preserve` everything inside is stopped, its files are sealed, and only then is it ended. Returns the runs.
+    Raises `RunNotFound`, `RunEnded` for one that is named.
+    """
+    if whose.run is not None:
+        _open(tx, whose.run)
+    request = Request.PRESERVE if preserve else Request.CANCEL
+    chosen: list[ColumnElement[bool]] = [runs.c.state.in_(_OPEN_STATES)]
+    if whose.run is not None:
+        chosen.append(runs.c.id == whose.run)
+    if whose.team:
+        chosen.append(runs.c.team == whose.team)
+    asked = {"request": request.value, "requested_by": by, "request_reason": reason}
+    tx.connection.execute(update(runs).where(*chosen).values(asked))
+    found = tx.connection.execute(select(runs.c.id, runs.c.on_behalf_of).where(*chosen).order_by(runs.c.id)).all()
+    waiting = {**_QUEUED, "detail": "is being stopped"}
+    tx.connection.execute(update(runs).where(*chosen, runs.c.state != RunState.RUNNING.value).values(waiting))
+    data: dict[str, JsonValue] = {"action": "stop", "reason": reason, "preserve": preserve}
+    for row in found:
+        tx.record(Event(Kind.CONTROL, by, data, run=row.id, on_behalf_of=f"person:{row.on_behalf_of}"))
+    if whose.run is None:
+        whom = f"team:{whose.team}" if whose.team else "all"
+        tx.record(Event(Kind.CONTROL, by, {**data, "whose": whom, "runs": len(found)}))
+    return tuple(RunId(row.id) for row in found)
 
 
 def resume(tx: Transaction, run: RunId, *, by: str) -> None:
@@ -72,7 +116,7 @@ def resume(tx: Transaction, run: RunId, *, by: str) -> None:
         _queue(tx, run)
     elif record.request is Request.PAUSE:
         _set(tx, run, request="", requested_by="", request_reason="")
-    _record(tx, record, by, {"action": "resume"})
+    record_control(tx, record, by, {"action": "resume"})
 
 
 def wake(tx: Transaction, run: RunId) -> bool:
@@ -93,7 +137,7 @@ def post_message(tx: Transaction, run: RunId, *, by: str, text: str) -> None:
     record = _open(tx, run)
     words = storable(text[:MESSAGE_LIMIT_CHARS])
     tx.connection.execute(insert(inbox).values(run=run, author=by, text=words, posted_at=micros(tx.now)))
-    _record(tx, record, by, {"action": "message", "text": words})
+    record_control(tx, record, by, {"action": "message", "text": words})
 
 
 def change_team_budget(tx: Transaction, team: str, caps: Mapping[Unit, int], *, by: str, reason: str) -> int:
@@ -117,7 +161,7 @@ def change_budget(tx: Transaction, run: RunId, caps: Mapping[Unit, int], *, by: 
     if record.waits_for is WaitsFor.BUDGET:
         _queue(tx, run)
     named: dict[str, JsonValue] = {unit.value: cap for unit, cap in caps.items()}
-    _record(tx, record, by, {"action": "budget", "caps": named, "reason": reason})
+    record_control(tx, record, by, {"action": "budget", "caps": named, "reason": reason})
 
 
 def _open(tx: Transaction, run: RunId) -> RunRecord:
@@ -136,5 +180,6 @@ def _set(tx: Transaction, run: RunId, **values: str | int | None) -> None:
     tx.connection.execute(update(runs).where(runs.c.id == run).values(**values))
 
 
-def _record(tx: Transaction, record: RunRecord, by: str, data: dict[str, JsonValue]) -> None:
+def record_control(tx: Transaction, record: RunRecord, by: str, data: dict[str, JsonValue]) -> None:
+    """The entry of something that a person asked of a run."""
     tx.record(Event(Kind.CONTROL, by, data, run=record.id, on_behalf_of=record.person))

@@ -7,6 +7,7 @@ are read anew).
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,8 @@ class Drive:
     """What the last transaction saw waiting for the next question; None where it must be read."""
     proposed: Mapping[CallKey, CallRow] = field(default_factory=dict)
     """The calls of the last answer as they were stored; the gate reads anew what has moved since."""
+    sealing: asyncio.Task[None] | None = None
+    """The seal of a run that was stopped with its files to be preserved, once it has begun."""
     active_ms: int = 0
     """Wall time that the tables hold."""
 

@@ -4,6 +4,8 @@ AgentsError
 ├── RunNotFound        no such run: ask for another
 ├── RunHeld            another worker holds the run: leave it alone, or try when its lease has ended
 ├── RunEnded           the run is over: open a new one
+├── StepNotKept        nothing can begin at this step: choose one that the message names
+├── RunStopping        a person told the run to stop: begin nothing, let go of it
 ├── SandboxRefused     no sandbox can be had for this run, or too many were lost: stop, show it to a person
 ├── ModelError
 │   ├── ModelUnavailable  retries are used up: park the run, try later
@@ -30,6 +32,20 @@ class RunHeld(AgentsError):
 
 class RunEnded(AgentsError):
     """The run has reached its end; nothing moves it any more."""
+
+
+class StepNotKept(AgentsError):
+    """The run has no such step, or what its workspace held then was not kept."""
+
+
+class RunStopping(AgentsError):
+    """A person told the run to stop or pause: nothing new may begin. `request` is theirs, as the tables hold it."""
+
+    def __init__(self, run: str, *, request: str, by: str, reason: str) -> None:
+        super().__init__(f"run {run} was told to {request} by {by}: {reason}")
+        self.request = request
+        self.by = by
+        self.reason = reason
 
 
 class SandboxRefused(AgentsError):

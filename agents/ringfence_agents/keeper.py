@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select
 from ringfence_agents.drive import Drive
 from ringfence_agents.leases import renew
 from ringfence_agents.ports import Limits
+from ringfence_agents.preserving import begin_seal
 from ringfence_agents.runs import Request
 from ringfence_agents.schema import runs
 from ringfence_agents.switch import Stop, StopKind
@@ -76,8 +77,7 @@ class Keeper:
         for run, drive in tuple(self._drives.items()):
             stop = _stop_for(drive, asked.get(run))
             if stop is not None:
-                grace_s = 0 if stop.kind in (StopKind.LOST, StopKind.CANCEL) else self._limits.stop_grace_s
-                drive.switch.throw(stop, grace_s=grace_s)
+                tell(drive, stop)
 
     async def renew(self) -> None:
         """Renew every lease and write the wall time that passed."""
@@ -106,14 +106,32 @@ class Keeper:
 def _stop_for(drive: Drive, asked: _Asked | None) -> Stop | None:
     if asked is None or asked.fence != drive.lease.fence:
         return _lost(drive)
-    if asked.request is Request.CANCEL:
-        return Stop(StopKind.CANCEL, asked.by, asked.reason)
-    if asked.request is Request.PAUSE:
-        return Stop(StopKind.PARK, asked.by, asked.reason)
+    if asked.request is not Request.NOTHING:
+        return asked_stop(asked.request, asked.by, asked.reason)
     cap = drive.record.wall_cap_ms
     if cap is not None and drive.active_ms + drive.stopwatch.peek_ms() >= cap:
         return Stop(StopKind.BUDGET, "system:budget", f"the wall time of {cap // 1000} s is used up")
     return None
+
+
+def asked_stop(request: Request, by: str, reason: str) -> Stop:
+    """The stop that a person's request comes down to."""
+    kinds = {Request.PAUSE: StopKind.PARK, Request.PRESERVE: StopKind.PRESERVE}
+    return Stop(kinds.get(request, StopKind.CANCEL), by, reason)
+
+
+def tell(drive: Drive, stop: Stop) -> None:
+    """Stop the run, as the kind of stop asks for."""
+    drive.switch.throw(stop, grace_s=grace_of(stop.kind, drive.equipment.limits))
+    if stop.kind is StopKind.PRESERVE:
+        begin_seal(drive)
+
+
+def grace_of(kind: StopKind, limits: Limits) -> float:
+    """Seconds that calls in flight get to end by themselves; those of a run that is sealed are ended by the seal."""
+    if kind in (StopKind.LOST, StopKind.CANCEL):
+        return 0
+    return limits.closing_s if kind is StopKind.PRESERVE else limits.stop_grace_s
 
 
 def _lost(drive: Drive) -> Stop:

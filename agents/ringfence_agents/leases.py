@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
-from ringfence_agents.errors import RunEnded, RunHeld
+from ringfence_agents.errors import RunEnded, RunHeld, RunStopping
 from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFor, load
 from ringfence_agents.schema import runs
 from ringfence_audit.events import Event, JsonValue, Kind
@@ -57,6 +57,25 @@ def guard_of(lease: Lease) -> Guard:
     def guard(tx: Transaction) -> None:
         if _HELD.first(tx.connection, parameters) is None:
             raise lost(lease)
+
+    return guard
+
+
+_MAY_START = Prepared(
+    select(runs.c.request, runs.c.requested_by, runs.c.request_reason).where(IS_HELD).with_for_update()
+)
+
+
+def start_guard_of(lease: Lease) -> Guard:
+    """`guard_of` for what begins something new: raises `RunStopping` too, from the moment a person asked for it."""
+    parameters = held_by(lease)
+
+    def guard(tx: Transaction) -> None:
+        row = _MAY_START.first(tx.connection, parameters)
+        if row is None:
+            raise lost(lease)
+        if row.request:
+            raise RunStopping(lease.run, request=row.request, by=row.requested_by, reason=row.request_reason)
 
     return guard
 
@@ -152,7 +171,7 @@ def park(
             f"paused by {record.requested_by}: {record.request_reason}",
             None,
         )
-    elif record.request == Request.CANCEL:
+    elif record.request.is_end:
         waits_for, wake_at_us = WaitsFor.NOTHING, None
     state = RunState.PARKED if waits_for is not WaitsFor.NOTHING else RunState.QUEUED
     tx.connection.execute(

@@ -36,7 +36,7 @@ class Limits:
     """Bounds of a run that are not a budget. Times in seconds."""
 
     lease_s: int = 30
-    watch_s: float = 1.0
+    watch_s: float = 0.5
     turns: int = 1_000
     idle_answers: int = 3
     loop_nudge: int = 4

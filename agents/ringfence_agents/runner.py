@@ -8,28 +8,31 @@ no worker, no memory and no sandbox process), or queued again for another worker
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from datetime import datetime, timedelta
-from functools import partial
-from operator import add
-from typing import assert_never
 
 from ringfence_agents.asking import end
 from ringfence_agents.collecting import seen
 from ringfence_agents.conversation import agent_words, rows_since
 from ringfence_agents.drive import Drive, Offer, Stopwatch
 from ringfence_agents.endings import close
-from ringfence_agents.errors import ContextTooLong, ModelRefused, ModelUnavailable, ReplayDiverged, SandboxRefused
+from ringfence_agents.errors import (
+    ContextTooLong,
+    ModelRefused,
+    ModelUnavailable,
+    ReplayDiverged,
+    RunStopping,
+    SandboxRefused,
+)
 from ringfence_agents.graph import RunGraph, build_graph, enter
-from ringfence_agents.keeper import Keeper
-from ringfence_agents.leases import Lease, claim, guard_of, park
+from ringfence_agents.keeper import Keeper, asked_stop, grace_of, tell
+from ringfence_agents.leases import Lease, claim, guard_of, park, start_guard_of
+from ringfence_agents.parking import park_for, park_for_people, try_later
 from ringfence_agents.ports import Equip, Equipment, Limits, Tools
+from ringfence_agents.preserving import begin_seal
 from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFor
 from ringfence_agents.sandboxes import SandboxHolder
-from ringfence_agents.switch import Stop, StopKind, Switch, Until
-from ringfence_agents.todo import Next, todo
+from ringfence_agents.switch import Stop, StopKind, Switch
 from ringfence_audit.errors import LogUnavailable
-from ringfence_audit.port import Store, Transaction
+from ringfence_audit.port import Store
 from ringfence_sandbox.errors import (
     ProtocolViolation,
     SandboxBusy,
@@ -37,11 +40,9 @@ from ringfence_sandbox.errors import (
     SandboxGone,
     StaleFence,
 )
-from ringfence_tools.budget import next_month, run_scope
+from ringfence_tools.budget import run_scope
 from ringfence_tools.calls import RunId
-from ringfence_tools.clock import micros
 from ringfence_tools.errors import LeaseLost, ToolsError
-from ringfence_tools.escalations import open_ones
 from ringfence_tools.gate_context import RunContext, TaskFacts
 from ringfence_tools.ledger import calls_of_turn
 from ringfence_tools.progress import Progress, RunMoved, ignore
@@ -76,7 +77,7 @@ class Runner:
         """Tell a run that this runner drives to stop. False where it drives no such run."""
         switch = self._switches.get(run)
         if switch is not None:
-            switch.throw(stop, grace_s=0 if stop.kind is StopKind.CANCEL else self.limits.stop_grace_s)
+            switch.throw(stop, grace_s=grace_of(stop.kind, self.limits))
         return switch is not None
 
     def stop_all(self, stop: Stop) -> None:
@@ -134,6 +135,8 @@ class Runner:
                 # lease runs out by itself.
                 await asyncio.shield(_let_go(drive))
                 raise
+            finally:
+                await drive.holder.close()
 
     def _offer_of(self, tools: Tools) -> Offer:
         """What the model is offered: made once for as long as runs share a toolbox."""
@@ -150,6 +153,7 @@ class Runner:
             on_behalf_of=record.on_behalf_of,
             fence=lease.fence,
             guard=guard,
+            may_start=start_guard_of(lease),
             sandbox=holder.get,
             progress=self._progress,
             scopes=(run_scope(lease.run), *equipment.scopes(record)),
@@ -169,8 +173,8 @@ class Runner:
             self._offer_of(equipment.toolbox),
             active_ms=record.active_ms,
         )
-        if record.request is Request.CANCEL:
-            switch.throw(Stop(StopKind.CANCEL, record.requested_by, record.request_reason), grace_s=0)
+        if record.request is not Request.NOTHING:
+            switch.throw(asked_stop(record.request, record.requested_by, record.request_reason), grace_s=0)
         return drive
 
 
@@ -199,17 +203,21 @@ class _Leg:
         while True:
             try:
                 state = await self._advance()
+            except RunStopping as stopping:
+                # The keeper would tell us a moment later.
+                tell(self._drive, asked_stop(Request(stopping.request), stopping.by, stopping.reason))
+                state = None
             except (SandboxGone, ProtocolViolation) as error:
                 state = await self._lose_sandbox(error)
             except _ENDS_RUN as error:
                 await self._end(Closing(RunState.FAILED, str(error)))
                 state = None
             except _TRY_LATER as error:
-                state = await self._try_later(error)
+                state = await try_later(self._drive, error)
             except (LeaseLost, StaleFence, LogUnavailable):
                 raise
             except Exception as error:  # noqa: BLE001 - the boundary of a run: recorded, and no other run suffers
-                state = await self._try_later(error)
+                state = await try_later(self._drive, error)
             if state is not None:
                 return state
 
@@ -222,14 +230,16 @@ class _Leg:
         stop = drive.switch.stop
         if stop is not None and stop.kind is StopKind.LOST:
             raise LeaseLost(stop.reason)
+        if stop is not None and stop.kind is StopKind.PRESERVE:
+            await begin_seal(drive)
         if drive.record.closing is None and stop is not None:
             closing = _closing_of(stop)
             if closing is None:
-                return await self._park_for(stop)
+                return await park_for(drive, stop)
             await self._end(closing)
         if drive.record.closing is not None:
             return await close(drive, drive.record.closing)
-        return await self._park_for_people()
+        return await park_for_people(drive)
 
     async def _load(self) -> None:
         drive = self._drive
@@ -255,97 +265,11 @@ class _Leg:
             await self._drive.holder.distrust()
         self._losses += 1
         if self._losses > self._drive.equipment.limits.sandbox_losses:
-            return await self._try_later(error)
+            return await try_later(self._drive, error)
         return None
-
-    async def _try_later(self, error: Exception) -> RunState | None:
-        """Park until something outside may be better; after too many tries until a person looks at it."""
-        drive, limits = self._drive, self._drive.equipment.limits
-        failures = drive.record.failures + 1
-        detail = f"{type(error).__name__}: {error}"[:1000]
-        if failures > limits.retries:
-            return await self._park(WaitsFor.PAUSE, detail=f"gave up after {failures} tries: {detail}")
-        wish_s = error.retry_after_s if isinstance(error, ModelUnavailable) else 0
-        delay_s = max(limits.retry_base_s * 2 ** (failures - 1), int(wish_s))
-        return await self._park(WaitsFor.TIME, detail=detail, delay_s=delay_s, failures=failures)
-
-    async def _park_for(self, stop: Stop) -> RunState:
-        if stop.kind is StopKind.DRAIN:
-            return await self._park(WaitsFor.NOTHING, detail=stop.reason)
-        if stop.kind is StopKind.BUDGET:
-            return await self._park_for_budget(stop)
-        return await self._park(WaitsFor.PAUSE, detail=f"paused by {stop.by}: {stop.reason}")
-
-    async def _park_for_budget(self, stop: Stop) -> RunState:
-        match stop.until:
-            case Until.SETTLED:
-                delay_s = self._drive.equipment.limits.budget_retry_s
-                return await self._park(WaitsFor.TIME, detail=stop.reason, delay_s=delay_s)
-            case Until.MONTH:
-                return await self._park(WaitsFor.BUDGET, detail=stop.reason, wake=next_month)
-            case Until.RAISED:
-                return await self._park(WaitsFor.BUDGET, detail=stop.reason)
-            case _:
-                assert_never(stop.until)
-
-    async def _park(
-        self,
-        waits_for: WaitsFor,
-        *,
-        detail: str,
-        delay_s: int | None = None,
-        wake: Callable[[datetime], datetime] | None = None,
-        failures: int = 0,
-    ) -> RunState:
-        """`wake` tells from the database's clock when the run goes on by itself; `delay_s` is the same in seconds."""
-        drive = self._drive
-        if delay_s is not None:
-            wake = partial(add, timedelta(seconds=delay_s))
-        await self._drive.holder.suspend()
-        elapsed = drive.stopwatch.take_ms()
-
-        def work(tx: Transaction) -> RunState:
-            wake_at = None if wake is None else micros(wake(tx.now))
-            return park(
-                tx,
-                drive.lease,
-                waits_for,
-                detail=detail,
-                wake_at_us=wake_at,
-                active_ms=elapsed,
-                failures=failures,
-            )
-
-        state = await drive.store.write(work)
-        drive.context.progress(RunMoved(drive.run, state.value, detail))
-        return state
-
-    async def _park_for_people(self) -> RunState | None:
-        """Park until a vote or the first expiry. A vote that came meanwhile is seen here, in the same transaction."""
-        drive = self._drive
-        await self._drive.holder.suspend()
-        record = drive.record
-        elapsed = drive.stopwatch.take_ms()
-
-        def work(tx: Transaction) -> tuple[RunState, str] | None:
-            drive.context.guard(tx)
-            now_us = micros(tx.now)
-            if todo(tx.connection, record, now_us).next is not Next.END:
-                return None
-            asked = open_ones(tx.connection, now_us, run=drive.run)
-            detail = "waits for " + (", ".join(f"E-{one.id}" for one in asked) or "people")
-            wake_at = min((one.expires_at for one in asked), default=None)
-            return park(tx, drive.lease, WaitsFor.PEOPLE, detail=detail, wake_at_us=wake_at, active_ms=elapsed), detail
-
-        parked = await drive.store.write(work)
-        if parked is None:
-            drive.stopwatch.give_back_ms(elapsed)
-            return None
-        drive.context.progress(RunMoved(drive.run, parked[0].value, parked[1]))
-        return parked[0]
 
 
 def _closing_of(stop: Stop) -> Closing | None:
-    if stop.kind is StopKind.CANCEL:
+    if stop.kind in (StopKind.CANCEL, StopKind.PRESERVE):
         return Closing(RunState.CANCELLED, f"cancelled by {stop.by}: {stop.reason}")
     return None

@@ -65,6 +65,12 @@ class Request(StrEnum):
     NOTHING = ""
     PAUSE = "pause"
     CANCEL = "cancel"
+    PRESERVE = "preserve"
+    """Cancel, but seal the workspace before anything is killed."""
+
+    @property
+    def is_end(self) -> bool:
+        return self in (Request.CANCEL, Request.PRESERVE)
 
 
 class SandboxState(StrEnum):
@@ -72,6 +78,8 @@ class SandboxState(StrEnum):
     CREATING = "creating"
     """The id is taken; whether it was built to the end is not known. Never attached to: destroyed and made anew."""
     READY = "ready"
+    KEPT = "kept"
+    """It was released while the run waits; its files are kept as an archive and come back with the next sandbox."""
     RELEASED = "released"
 
 
@@ -126,6 +134,8 @@ class RunRecord:
     sandbox_id: str
     sandbox_generation: int
     sandbox_state: SandboxState
+    sandbox_releases: int
+    """How many sandboxes were given up on purpose, their files kept."""
     request: Request
     requested_by: str
     request_reason: str
@@ -150,6 +160,11 @@ class RunRecord:
     @property
     def person(self) -> str:
         return f"person:{self.on_behalf_of}"
+
+    @property
+    def first_turn(self) -> int:
+        """The turn of the setup commands: 0, or the step of another run with which this one began."""
+        return int(self.workspace.get("first_turn", "0"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +242,7 @@ def open_run(tx: Transaction, new: NewRun, *, is_read_only: Callable[[str], bool
     )
     if new.caps:
         open_budget(tx, run_scope(new.run), new.caps)
-    propose(tx, new.run, 0, _setup_calls(new.setup), is_read_only=is_read_only)
+    propose(tx, new.run, 0, setup_calls(new.setup), is_read_only=is_read_only)
     person = f"person:{name}"
     tx.record(Event(Kind.RUN_OPENED, person, _opened(new, agent), run=new.run, on_behalf_of=person))
     return new.run
@@ -243,7 +258,8 @@ def _message(run: RunId, seq: int, *, role: str, content: str) -> dict[str, str 
     }
 
 
-def _setup_calls(commands: Sequence[str]) -> list[Proposal]:
+def setup_calls(commands: Sequence[str]) -> list[Proposal]:
+    """A profile's setup commands as the calls of the run's first turn."""
     return [
         Proposal(f"setup-{index}", "shell", json.dumps({"command": command}, ensure_ascii=False))
         for index, command in enumerate(commands)
@@ -322,6 +338,7 @@ def _record(row: Row[tuple[object, ...]]) -> RunRecord:
         sandbox_id=row.sandbox_id,
         sandbox_generation=row.sandbox_generation,
         sandbox_state=SandboxState(row.sandbox_state),
+        sandbox_releases=row.sandbox_releases,
         request=Request(row.request),
         requested_by=row.requested_by,
         request_reason=row.request_reason,

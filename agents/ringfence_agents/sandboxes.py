@@ -8,14 +8,20 @@ gate, which compares ids, never takes the silence of the new one for the word of
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from sqlalchemy import insert, update
 
 from ringfence_agents.errors import SandboxRefused
+from ringfence_agents.kept import Kept, RunFiles
 from ringfence_agents.leases import Lease
 from ringfence_agents.ports import Equipment
 from ringfence_agents.runs import RunRecord, SandboxState
 from ringfence_agents.schema import inbox, runs
+from ringfence_agents.steps import Step, kept_of, last_step, remember_kept, store_step
+from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.contract import Sandbox, SandboxId
@@ -28,13 +34,24 @@ from ringfence_sandbox.errors import (
     WorkspaceRefused,
 )
 from ringfence_tools.clock import micros
+from ringfence_tools.errors import LeaseLost
 from ringfence_tools.gate_context import Guard
 from ringfence_tools.progress import Progress, RunMoved
 
-LOST_NOTE = (
-    "The sandbox was lost and has been rebuilt from the base commit: files that you had changed are as they were at "
-    "the start. Look at the workspace before you go on."
-)
+STEP_LIMIT_BYTES = 64 << 20
+"""A larger patch is not kept after each turn."""
+
+
+def lost_note(step: Step | None) -> str:
+    """What the agent is told of a sandbox that was lost."""
+    if step is None:
+        files = "the base commit: files that you had changed are as they were at the start"
+    else:
+        files = (
+            f"the files as they were after your turn {step.turn}: what came later, and what the repository ignores "
+            "(build output, environments), is gone"
+        )
+    return f"The sandbox was lost and has been rebuilt from {files}. Look at the workspace before you go on."
 
 
 class SandboxHolder:
@@ -56,13 +73,15 @@ class SandboxHolder:
         self._state = record.sandbox_state
         self.is_ending = False
         """A run that ends gets no new sandbox: what was in flight in a lost one is unknown."""
+        self._files = RunFiles(equipment.artifacts)
+        self._keeping: asyncio.Task[None] | None = None
         self._removed = ""
         """Why an operator's removal ends the run; "" where there was none."""
 
     @property
     def has_files(self) -> bool:
-        """A sandbox of this run was built to the end and not released."""
-        return self._state is SandboxState.READY
+        """A sandbox of this run was built to the end, and its files are there."""
+        return self._state in (SandboxState.READY, SandboxState.KEPT)
 
     async def get(self) -> Sandbox:
         """The live sandbox. Raises `SandboxError`, `LeaseLost`, or `SandboxRefused` where asking again cannot help."""
@@ -83,11 +102,15 @@ class SandboxHolder:
         await self.suspend()
 
     async def condemn(self, reason: str) -> None:
-        """Its server answered outside the protocol: nothing it says counts any more. Destroy it, start afresh."""
+        """Its server answered outside the protocol: nothing it says counts any more. Destroy it, start another."""
         async with self._lock:
             self._live = None
             await self._equipment.backend.destroy(self._id)
-            await self._store_state(SandboxState.CREATING, {"action": "condemned", "detail": reason}, note=LOST_NOTE)
+            await self._store_lost({"action": "condemned", "detail": reason})
+
+    async def _store_lost(self, data: dict[str, JsonValue]) -> None:
+        step = await self._store.read(lambda connection: last_step(connection, self._record.id))
+        await self._store_state(SandboxState.CREATING, data, note=lost_note(step))
 
     async def _attach(self) -> Sandbox | None:
         if self._state is not SandboxState.READY:
@@ -101,7 +124,7 @@ class SandboxHolder:
             await self._store_state(SandboxState.READY, {"action": "removed", "detail": str(error)})
             self._refuse_removed()
         except SandboxGone as error:
-            await self._store_state(SandboxState.CREATING, {"action": "lost", "detail": str(error)}, note=LOST_NOTE)
+            await self._store_lost({"action": "lost", "detail": str(error)})
             return None
         await self._store_ready("attached", sandbox)
         return sandbox
@@ -122,25 +145,106 @@ class SandboxHolder:
             self._progress(RunMoved(self._lease.run, "running", f"REDUCED isolation, as the profile allows: {lacks}"))
 
     async def _create(self) -> Sandbox:
-        if self.is_ending:
+        if self.is_ending and self._state is not SandboxState.KEPT:
             raise SandboxGone(f"run {self._lease.run} is ending and has no sandbox")
         backend = self._equipment.backend
-        if self._generation > self._equipment.limits.sandbox_losses:
-            raise SandboxRefused(f"run {self._lease.run} lost {self._generation} sandboxes; look at their entries")
-        if self._state is SandboxState.CREATING and self._id:
+        losses = self._generation - self._record.sandbox_releases
+        if losses > self._equipment.limits.sandbox_losses:
+            raise SandboxRefused(f"run {self._lease.run} lost {losses} sandboxes; look at their entries")
+        is_kept = self._state is SandboxState.KEPT
+        if self._id and self._state in (SandboxState.CREATING, SandboxState.KEPT):
             await backend.destroy(self._id)
         self._progress(RunMoved(self._lease.run, "running", "starting the sandbox"))
         self._generation += 1
         self._id = SandboxId(f"{self._lease.run}-{self._generation}")
-        await self._store_state(SandboxState.CREATING, {"action": "starting", "backend": backend.kind})
+        await self._store_state(
+            SandboxState.KEPT if is_kept else SandboxState.CREATING, {"action": "starting", "backend": backend.kind}
+        )
         spec = self._equipment.spec(self._record, self._id)
         sandbox = await backend.create(spec, egress=self._equipment.egress(self._record))
         await sandbox.load(self._equipment.bundle(self._record))
+        await self._bring_back(sandbox, is_kept=is_kept)
         await self._store_ready("started", sandbox)
         return sandbox
 
+    async def _bring_back(self, sandbox: Sandbox, *, is_kept: bool) -> None:
+        """The run's files, where it had some: all of them from the archive of a released sandbox, else a step's."""
+        run, files = self._record.id, self._files
+        if is_kept:
+            kept = await self._store.read(lambda connection: kept_of(connection, run))
+            if kept is None:
+                raise SandboxRefused(f"run {run}: its kept files are not known any more")
+            await asyncio.to_thread(files.check, files.archive(run), kept.sha256)
+            await sandbox.unpack(files.archive(run))
+            return
+        step = await self._store.read(lambda connection: last_step(connection, run))
+        if step is not None:
+            path = files.step(run, step.files.sha256)
+            await asyncio.to_thread(files.check, path, step.files.sha256)
+            await sandbox.apply(path)
+
+    def keep_step(self, turn: int) -> None:
+        """Begin to keep what the workspace holds after this turn; whoever asks for the sandbox next waits for it."""
+        if self._live is not None:
+            self._keeping = asyncio.get_running_loop().create_task(self._keep_step(turn))
+
+    async def _keep_step(self, turn: int) -> None:
+        async with self._lock:
+            if self._live is None:
+                return
+            try:
+                patch = await self._live.diff()
+            except SandboxError as error:
+                told = f"the files of turn {turn} could not be kept: {type(error).__name__}: {error}"
+                self._progress(RunMoved(self._lease.run, "running", told))
+                return
+            if len(patch.data) > STEP_LIMIT_BYTES:
+                return
+            step = Step(turn, await asyncio.to_thread(self._files.keep_step, self._record.id, patch.data))
+            data: dict[str, JsonValue] = {"action": "step", "turn": turn, **_named(step.files)}
+            try:
+                await self._store_state(self._state, data, also=partial(store_step, run=self._record.id, step=step))
+            except (LeaseLost, LogUnavailable):
+                return  # whoever drives the run meets the same at its next transaction
+
+    async def seal(self) -> Kept | None:
+        """Stop everything inside for good and keep all files as they are now; None where there are none.
+
+        Raises `SandboxError`, `LeaseLost`.
+        """
+        if not self.has_files:
+            return None
+        sandbox = await self.get()
+        async with self._lock:
+            kept = await self._pack(sandbox, self._files.sealed(self._record.id), stays_frozen=True)
+            await self._store_state(self._state, {"action": "sealed", **_named(kept)})
+            return kept
+
+    async def give_up(self) -> bool:
+        """Keep the files of a run that waits and remove its sandbox; False where that would lose something."""
+        sandbox = await self.get()
+        async with self._lock:
+            try:
+                kept = await self._pack(sandbox, self._files.archive(self._record.id), stays_frozen=True)
+            except IncompleteArchive:
+                return False
+            remember = partial(remember_kept, run=self._record.id, kept=kept)
+            await self._store_state(SandboxState.KEPT, {"action": "released", **_named(kept)}, also=remember)
+            self._live = None
+            await self._equipment.backend.destroy(self._id)
+            return True
+
+    async def _pack(self, sandbox: Sandbox, path: Path, *, stays_frozen: bool) -> Kept:
+        limit = self._equipment.spec(self._record, self._id).limits.disk_bytes * 2
+        with self._files.receiving(path, limit_bytes=limit) as receiving:
+            missing = await sandbox.pack(receiving, stays_frozen=stays_frozen)
+            if missing and path == self._files.archive(self._record.id):
+                raise IncompleteArchive
+        return receiving.kept
+
     async def suspend(self) -> None:
         """Free what the live sandbox holds; its files stay. One that is gone by then is found out at the next `get`."""
+        await self._until_kept()
         async with self._lock:
             if self._live is None:
                 return
@@ -154,14 +258,33 @@ class SandboxHolder:
 
     async def release(self) -> None:
         """End the sandbox and remove every trace. Raises `SandboxError` where that must be tried again."""
+        await self._until_kept()
         async with self._lock:
             self._live = None
             if not self._id or self._state in (SandboxState.NONE, SandboxState.RELEASED):
                 return
             await self._equipment.backend.destroy(self._id)
             await self._store_state(SandboxState.RELEASED, {"action": "destroyed"})
+            await asyncio.to_thread(self._files.archive(self._record.id).unlink, missing_ok=True)
 
-    async def _store_state(self, state: SandboxState, data: dict[str, JsonValue], *, note: str = "") -> None:
+    async def _until_kept(self) -> None:
+        if self._keeping is not None:
+            await asyncio.wait({self._keeping})
+
+    async def close(self) -> None:
+        """End what still goes on beside the run."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    async def _store_state(
+        self,
+        state: SandboxState,
+        data: dict[str, JsonValue],
+        *,
+        note: str = "",
+        also: Callable[[Transaction], None] | None = None,
+    ) -> None:
         record = self._record
         event = Event(
             Kind.SANDBOX,
@@ -179,10 +302,20 @@ class SandboxHolder:
                 tx.connection.execute(
                     insert(inbox).values(run=record.id, author="Ringfence", text=note, posted_at=micros(tx.now))
                 )
+            if also is not None:
+                also(tx)
             tx.record(event)
 
         await self._store.write(work)
         self._state = state
+
+
+class IncompleteArchive(Exception):
+    """Some files could not be read: an archive of the rest is no ground to remove the sandbox."""
+
+
+def _named(kept: Kept) -> dict[str, JsonValue]:
+    return {"sha256": kept.sha256, "size_bytes": kept.size_bytes}
 
 
 def _layers(sandbox: Sandbox) -> list[JsonValue]:

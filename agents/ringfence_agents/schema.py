@@ -54,6 +54,7 @@ runs = Table(
     Column("sandbox_id", Text, nullable=False, default=""),
     Column("sandbox_generation", Integer, nullable=False, default=0),
     Column("sandbox_state", Text, nullable=False, default="none"),
+    Column("sandbox_releases", Integer, nullable=False, default=0, server_default="0"),
     Column("request", Text, nullable=False, default=""),
     Column("requested_by", Text, nullable=False, default=""),
     Column("request_reason", Text, nullable=False, default=""),
@@ -103,6 +104,29 @@ Index(
     sqlite_where=text("delivered_seq IS NULL"),
     postgresql_where=text("delivered_seq IS NULL"),
 )
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run", Text, nullable=False),
+    Column("turn", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("taken_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("run", "turn"),
+    ForeignKeyConstraint(["run"], ["runs.id"]),
+)
+
+kept_files = Table(
+    "kept_files",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("sha256", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("kept_at", BigInteger, nullable=False),
+    ForeignKeyConstraint(["run"], ["runs.id"]),
+)
+"""The archive of a run whose sandbox was released while it waits."""
 
 workers = Table(
     "workers",

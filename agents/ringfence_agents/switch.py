@@ -19,6 +19,8 @@ class StopKind(StrEnum):
     PARK = "park"
     """A person at the terminal stops it; it is paused until resumed."""
     CANCEL = "cancel"
+    PRESERVE = "preserve"
+    """Cancel once everything inside has been stopped and its files are kept."""
     DRAIN = "drain"
     """The worker goes away; another takes the run on."""
     BUDGET = "budget"
@@ -64,6 +66,10 @@ class Switch:
             _cancel(self._calls)
         else:
             asyncio.get_running_loop().call_later(grace_s, _cancel, self._calls)
+
+    def end_calls(self) -> None:
+        """End the calls that still run, before their grace is over."""
+        _cancel(self._calls)
 
     async def question(self, work: Coroutine[object, object, T]) -> T | None:
         """Wait for a model's answer; None where the switch was thrown first."""

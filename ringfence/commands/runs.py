@@ -138,6 +138,56 @@ def budget(
         session.output.table(("UNIT", "CAP", "SPENT", "IN FLIGHT"), rows)
 
 
+FromStep = Annotated[int | None, typer.Option("--from", min=0, help="A step (turn) of the run; else its latest.")]
+
+
+@group.command()
+def retry(
+    run: RunArgument,
+    step: FromStep = None,
+    reason: ReasonOption = "asked at the terminal",
+    is_json: Json = False,
+) -> None:
+    """Try a run that has ended again, from one of its steps, as a new run."""
+    _branch(run, step, reason=reason, word="", is_retry=True, is_json=is_json)
+
+
+@group.command()
+def fork(
+    run: RunArgument,
+    step: FromStep = None,
+    message: Annotated[str, typer.Option(help="What the new run's agent should know.")] = "",
+    reason: ReasonOption = "asked at the terminal",
+    is_json: Json = False,
+) -> None:
+    """Begin a new run with the files and the conversation of a step; the other goes on as it is."""
+    _branch(run, step, reason=reason, word=message, is_retry=False, is_json=is_json)
+
+
+def _branch(run: str, step: int | None, *, reason: str, word: str, is_retry: bool, is_json: bool) -> None:
+    import asyncio
+
+    from ringfence.branching import open_branch
+    from ringfence.session import open_session
+
+    source = run_id(run)
+    with open_session(is_json=is_json) as session:
+        made = asyncio.run(
+            open_branch(
+                session.store,
+                session.settings.runs,
+                source,
+                step,
+                by=session.person.principal,
+                reason=reason,
+                is_retry=is_retry,
+                word=word,
+            )
+        )
+        session.output.record({"type": "run", "run_id": made, "from": source})
+        session.output.line("run ", (made, "name"), f" is in the queue; `ringfence runs resume {made}` drives it here")
+
+
 def _ask(is_json: bool, act: Callable[[Transaction, str], None], record: dict[str, JsonValue], said: str) -> None:
     from ringfence.session import open_session
 

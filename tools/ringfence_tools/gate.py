@@ -148,7 +148,7 @@ class Gate:
             return await self._ask(row, context, read, question=tool.question(arguments), decided=decided)
 
         def work(tx: Transaction) -> _Next:
-            context.guard(tx)
+            context.starting(tx)
             exceeded = self._reserve(tx, row, context)
             if exceeded is not None:
                 return self._settle(tx, row, context, exceeded, digest=read.digest)
@@ -278,7 +278,7 @@ class Gate:
 
     async def _ask(self, row: CallRow, context: RunContext, read: Read, *, question: str, decided: Decision) -> Step:
         def work(tx: Transaction) -> Step:
-            context.guard(tx)
+            context.starting(tx)
             exceeded = self._reserve(tx, row, context)
             if exceeded is not None:
                 return self._settle(tx, row, context, exceeded, digest=read.digest)
@@ -323,7 +323,7 @@ class Gate:
         sandbox = await self._sandbox_if_approved(row, escalation_id, context)
 
         def work(tx: Transaction) -> _Next:
-            context.guard(tx)
+            context.starting(tx)
             found = escalations.get(tx.connection, escalation_id)
             match found.state:
                 case EscalationState.OPEN if found.is_open(micros(tx.now)):

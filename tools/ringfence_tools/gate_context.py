@@ -61,12 +61,19 @@ class RunContext:
     """The run is over: what became of an intent is found out, and nothing that never started starts any more."""
     says: Callable[[Connection, CallKey], str] = _says_nothing
     """The agent's own words of the call's turn. Hostile."""
+    may_start: Guard | None = None
+    """The guard of what begins something new, where it is stricter: it also refuses a run that was told to stop."""
     team: str = ""
     """The team that the run belongs to: a reviewer's groups count where they hold for it."""
 
     @property
     def person(self) -> str:
         return f"person:{self.on_behalf_of}"
+
+    @property
+    def starting(self) -> Guard:
+        """Called first in every transaction that may let something new begin."""
+        return self.may_start or self.guard
 
 
 @dataclass(frozen=True, slots=True)

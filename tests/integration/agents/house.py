@@ -67,6 +67,7 @@ class CountingBackend(Backend):
         self.made: list[CountingSandbox] = []
         self.destroyed: list[SandboxId] = []
         self.refuses: SandboxError | None = None
+        self.keeps_patch = False
 
     @property
     def kind(self) -> str:
@@ -79,6 +80,7 @@ class CountingBackend(Backend):
         if self.refuses is not None:
             raise self.refuses
         self.sandboxes[spec.id] = NamedSandbox(spec.id)
+        self.sandboxes[spec.id].keeps_patch = self.keeps_patch
         self.made.append(self.sandboxes[spec.id])
         return self.sandboxes[spec.id]
 

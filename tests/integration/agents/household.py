@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection
 
 from ringfence.local_store import open_store
 from ringfence.settings import Settings
-from ringfence_agents.roster import present
 from ringfence_audit.events import JsonValue
-from ringfence_tools.clock import micros
+from ringfence_audit.port import Transaction
 from tests.contracts.sandbox.repositories import git
 
+T = TypeVar("T")
 Calls = Sequence[tuple[str, Mapping[str, JsonValue]]]
 
 PROFILE = """\
@@ -61,9 +64,6 @@ class Household:
         self.profile.write_text(profile)
         self.quick = transcript(folder / "quick.jsonl", [shell("echo hello > note.txt")])
 
-    def slow_transcript(self) -> Path:
-        return transcript(self.folder / "slow.jsonl", [shell("sleep 3; echo done > note.txt")])
-
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "ringfence", *words]
 
@@ -91,9 +91,18 @@ class Household:
         where = ("--repo", str(self.repository), "--profile", str(self.profile), "--model", chosen)
         return ("run", *where, *options, "--json", "Write a note")
 
-    def until_present(self, *, within_s: float = 30) -> None:
-        """Wait until a worker has signed in."""
+    def read(self, work: Callable[[Connection], T]) -> T:
+        with open_store(self.settings) as store:
+            return store.read_now(work)
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        with open_store(self.settings) as store:
+            return asyncio.run(store.write(work))
+
+    def until(self, holds: Callable[[Connection], bool], *, within_s: float = 120) -> None:
+        """Wait until the tables say so."""
         end = time.monotonic() + within_s
         with open_store(self.settings) as store:
-            while not store.read_now(lambda connection: present(connection, micros(datetime.now(UTC)))):
-                assert time.monotonic() < end, "no worker signed in"
+            while not store.read_now(holds):
+                assert time.monotonic() < end, "what was waited for did not happen"
+                time.sleep(0.02)

@@ -43,10 +43,10 @@ async def share(house: House, **caps: int) -> None:
 
 
 async def test_fifty_runs_at_once_never_overshoot_what_they_share(house: House) -> None:
-    cap = 100 * COST
+    cap = 80 * COST
     await share(house, micro_usd=cap)
     runs = [await house.open(RunId(f"r{n}"), team="shop") for n in range(50)]
-    model = ScriptedModel([*[says("", LS, call("shell", {"command": f"echo {n}"})) for n in range(9)], finishes()])
+    model = ScriptedModel([*[says("", LS, call("shell", {"command": f"echo {n}"})) for n in range(3)], finishes()])
     runner = house.runner(model, limits=Limits(budget_retry_s=0))
 
     async def drive(run: RunId) -> RunState:
@@ -95,12 +95,12 @@ async def test_tool_calls_that_are_used_up_park_the_run_and_a_raise_lets_it_go_o
 
 
 async def test_four_fifths_of_a_budget_are_an_entry_and_are_told(house: House) -> None:
-    await house.open(caps={Unit.MICRO_USD: 10_000})
-    words = [says("", call("shell", {"command": f"echo {n}"}), tokens=100) for n in range(9)]
+    await house.open(caps={Unit.MICRO_USD: 100_000})
+    words = [says("", call("shell", {"command": f"echo {n}"}), tokens=1_000) for n in range(9)]
     await house.runner(ScriptedModel([*words, finishes()])).drive(RUN)
     page = await house.store.read(lambda connection: query(connection, Filter(run=RUN, kind=Kind.CONTROL.value)))
     marks = [entry.data for entry in page.entries]
-    assert [(mark["action"], mark["unit"], mark["spent"]) for mark in marks] == [("budget.mark", "micro_usd", 8_400)]
+    assert [(mark["action"], mark["unit"], mark["spent"]) for mark in marks] == [("budget.mark", "micro_usd", 84_000)]
     assert [event for event in house.seen if isinstance(event, RunMoved) and "80 % of" in event.detail]
 
 

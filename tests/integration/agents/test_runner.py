@@ -251,7 +251,9 @@ async def test_a_sandbox_that_vanished_makes_the_call_in_flight_unknown_and_the_
     assert await house.runner(model).drive(RUN) is RunState.FINISHED
     assert house.commands() == ["ls", "echo 3"]
     assert "unknown" in str(model.asked[2].messages[-1]["content"])
-    assert "rebuilt from the base commit" in str(model.asked[3].messages[-2:]) + str(model.asked[2].messages[-2:])
+    assert "rebuilt from the files as they were after your turn 1" in str(model.asked[3].messages[-2:]) + str(
+        model.asked[2].messages[-2:]
+    )
     assert await house.store.read(lambda connection: ledger.unsettled(connection, RUN)) == ()
 
 
