@@ -67,6 +67,15 @@ class StreamHead:
     head: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Leaf hashes in order, the newest stored checkpoint, and a head for each stream (length 0 where it is new)."""
+
+    leaves: Sequence[bytes]
+    note: Noted | None
+    streams: Sequence[StreamHead]
+
+
 class Session(Protocol):
     """One write connection."""
 
@@ -99,11 +108,9 @@ class Session(Protocol):
     def last_token(self, writer: bytes) -> bytes | None:
         """The token of the last batch that this writer committed."""
 
-    def leaves(self, first: int, end: int) -> Sequence[bytes]:
-        """The leaf hashes of the entries first ≤ position < end. Raises `LogUnavailable` where one is missing."""
-
-    def stream(self, stream: str) -> StreamHead:
-        """The committed head of a stream; length 0 where it has no entries."""
+    def look(self, first: int, end: int, streams: Sequence[str]) -> Seen:
+        """What was committed behind this writer's back, asked at once: the entries first ≤ position < end, and where
+        these streams end. Raises `LogUnavailable` where an entry is missing."""
 
     def newest_note(self) -> Noted | None:
         """The newest stored checkpoint."""
@@ -116,6 +123,9 @@ class Session(Protocol):
 
     def commit(self) -> None:
         """Make the batch durable."""
+
+    def confirm(self) -> None:
+        """End the transaction without effect; on return all that it could see is on disk."""
 
     def close(self) -> None:
         """Undo what is uncommitted and let the connection go; does not raise a storage error."""

@@ -7,7 +7,7 @@ another process moved it or the session failed. Nothing here waits, retries or t
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -100,6 +100,7 @@ class Log:
         self._ticks = ticks
         self._session: Session | None = None
         self._head = _UNREAD
+        self._moved: Head | None = None
         self._edge = Edge()
         self._streams: dict[str, StreamHead] = {}
         self._noted: Noted | None = None
@@ -123,11 +124,16 @@ class Log:
         noted = self._pending or self._noted
         return 0 if noted is None else noted.size
 
-    def apply(self, tasks: Sequence[Task]) -> None:
-        """Run and commit a batch. Afterwards each task has a durable result, or an error and no effect."""
+    def apply(self, first: Sequence[Task], late: Callable[[], Sequence[Task]] = tuple) -> None:
+        """Run and commit a batch. Afterwards each task has a durable result, or an error and no effect.
+
+        `late` is asked for more once the log has its turn among the writers, for which it may have waited.
+        """
         token = secrets.token_bytes(16)
+        tasks = first
         try:
             session = self._begin()
+            tasks = [*first, *late()]
             batch = self._assemble(self._run(session, tasks), session, token)
             session.append(batch.appended)
         except Exception as error:  # noqa: BLE001  # the batch's boundary: every caller is told, the writer goes on
@@ -152,6 +158,7 @@ class Log:
         token = secrets.token_bytes(16)
         try:
             session = self._begin()
+            self._catch_up(session, ())
             if self._head.size == (self._noted.size if self._noted else 0):
                 self._discard()
                 return self._noted.note if self._noted else None
@@ -184,21 +191,32 @@ class Log:
             head = session.begin()
         self._session = session
         if head != self._head:
-            self._reread(session, head)
+            self._streams.clear()
+            if self._head != _UNREAD and 0 <= head.size - self._head.size <= _CATCH_UP:
+                self._moved = head  # what others appended is asked for together with the streams
+            else:
+                self._edge = Edge(head.size, session.edge_rows(head.size))
+                self._set_head(head, session.newest_note())
         return session
 
-    def _reread(self, session: Session, head: Head) -> None:
-        noted = session.newest_note()
+    def _catch_up(self, session: Session, streams: Iterable[str]) -> None:
+        """Learn in one question what others appended and where these streams end."""
+        moved, self._moved = self._moved, None
+        missing = [stream for stream in dict.fromkeys(streams) if stream not in self._streams]
+        if moved is None and not missing:
+            return
+        seen = session.look(self._head.size, (moved or self._head).size, missing)
+        if moved is not None:
+            self._edge.append(seen.leaves)
+            self._set_head(moved, seen.note)
+        self._streams.update((head.stream, head) for head in seen.streams)
+
+    def _set_head(self, head: Head, noted: Noted | None) -> None:
         if noted is not None and noted.size > head.size:
             raise LogUnavailable(
                 f"the log holds {head.size} entries and a signed checkpoint over {noted.size}: it was cut back; "
                 "restore it, nothing is written until then"
             )
-        if 0 <= head.size - self._head.size <= _CATCH_UP and self._head != _UNREAD:
-            self._edge.append(session.leaves(self._head.size, head.size))
-        else:
-            self._edge = Edge(head.size, session.edge_rows(head.size))
-        self._streams.clear()
         self._head, self._noted, self._pending = head, noted, None
 
     def _run(self, session: Session, tasks: Sequence[Task]) -> _Done:
@@ -222,6 +240,7 @@ class Log:
 
     def _assemble(self, done: _Done, session: Session, token: bytes) -> _Batch:
         """Chain and hash what the batch recorded; its large bodies are durable before the entries that name them."""
+        self._catch_up(session, (item.stream for item in done.recorded))
         touched: dict[str, StreamHead] = {}
         bodies: list[bytes] = []
         leaves: list[bytes] = []
@@ -229,7 +248,7 @@ class Log:
         is_urgent = False
         for item in done.recorded:
             stream = item.stream
-            head = touched.get(stream) or self._streams.get(stream) or session.stream(stream)
+            head = touched.get(stream) or self._streams[stream]
             body = seal(item, head.length, head.head)
             leaf = sha256(b"\0" + body).digest()
             bodies.append(body)
@@ -251,9 +270,9 @@ class Log:
 
     def _committed(self, batch: _Batch) -> None:
         self._head, self._edge = batch.appended.head, batch.edge
+        self._streams.update(batch.touched)
         if len(self._streams) > _STREAMS_KEPT:
             self._streams.clear()
-        self._streams.update(batch.touched)
         if batch.appended.note is not None:
             self._noted, self._pending = batch.appended.note, None
         self._is_urgent = self._is_urgent or batch.is_urgent
@@ -272,7 +291,7 @@ class Log:
         if self._session is not None:
             self._session.close()
         self._session = None
-        self._head = _UNREAD
+        self._head, self._moved = _UNREAD, None
 
     def _fate(self, token: bytes, cause: Exception) -> LogUnavailable | None:
         """After a commit that raised: None where it took effect all the same. A fresh session waits its turn among
@@ -285,6 +304,7 @@ class Log:
             try:
                 fresh.begin()
                 found = fresh.last_token(self._writer) == token
+                fresh.confirm()
             except STORAGE_ERRORS:
                 continue
             finally:

@@ -2,8 +2,11 @@
 
 A session begins, takes the lock, and only then reads the head, so that it sees what the writer before it committed
 (READ COMMITTED gives each statement a new snapshot). The lock is the transaction's: it ends with it, also where the
-client is gone. A client that stops in the middle (SIGSTOP, a dead network) would keep everyone else waiting, so the
-server ends such a transaction by itself after a few seconds, and the commit that comes later fails.
+client is gone. The commit that lets go of it does not wait for the disk; a second, empty one does, so that the writers
+wait for the disk together and not one after another. Nobody is told before that, and whoever builds on what he read
+meanwhile waits for a later flush himself, which covers both. A client that stops in the middle (SIGSTOP, a dead
+network) would keep everyone else waiting, so the server ends such a transaction by itself after a few seconds, and the
+commit that comes later fails.
 
 Connect to the server itself or through a pooler in session mode: settings of the session are relied upon.
 """
@@ -24,9 +27,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from ringfence_audit.database import Appended, Head
+from ringfence_audit.database import Appended, Head, Noted, Seen, StreamHead
 from ringfence_audit.errors import LogUnavailable
-from ringfence_audit.session import WRITERS_KEPT_S, EvidenceSession, statements
+from ringfence_audit.session import WRITERS_KEPT_S, EvidenceSession, complete, statements
 from ringfence_audit.wakeups import CHANNEL, ServerWakeups, server_wakeups
 
 APPEND_LOCK = 0x52464C4F47  # "RFLOG"
@@ -44,6 +47,8 @@ _CONNECT = {
     "client_encoding": "utf8",
     "application_name": "ringfence",
 }
+_FLUSH = "SELECT pg_logical_emit_message(true, 'ringfence', '')"
+"""A commit of its own that waits for the disk, and with it for everything that was committed before."""
 _STOOD_ON_NUL = "\N{SYMBOL FOR NULL}"
 
 
@@ -60,15 +65,18 @@ class PostgresSession(EvidenceSession):
         super().__init__(connection)
         self._is_clock = is_clock
         self._now: datetime | None = None
-        self._has_savepoint = False
+        self._is_first_job = True
+        self._appended: Appended | None = None
 
     def begin(self) -> Head:
-        self._has_savepoint = False
+        self._is_first_job, self._appended = True, None
         with self._driver.pipeline():  # one round trip; each statement still sees what was committed before it
             self._driver.execute("BEGIN")
+            self._driver.execute("SET LOCAL synchronous_commit = off")
             self._driver.execute("SELECT pg_advisory_xact_lock(%s)", (APPEND_LOCK,))
             clock = self._driver.execute("SELECT clock_timestamp()")
             heads = self._driver.execute(self.TEXT["head"])
+            self._driver.execute("SAVEPOINT job")
             (self._now,) = clock.fetchall()[0]
             found = heads.fetchall()
         return Head(found[0][0], found[0][1]) if found else Head(0, b"")
@@ -77,9 +85,10 @@ class PostgresSession(EvidenceSession):
         return None if self._now is None or not self._is_clock else self._now.astimezone(UTC)
 
     def enter(self) -> None:
-        # The savepoint of the job before is let go in the same message: a round trip less for each job.
-        self._driver.execute("RELEASE job; SAVEPOINT job" if self._has_savepoint else "SAVEPOINT job")
-        self._has_savepoint = True
+        # The first job's savepoint was made with the transaction; later ones take the place of the one before.
+        if not self._is_first_job:
+            self._driver.execute("RELEASE job; SAVEPOINT job")
+        self._is_first_job = False
 
     def leave(self) -> None:
         if self._driver.info.transaction_status is not TransactionStatus.INTRANS:
@@ -101,9 +110,17 @@ class PostgresSession(EvidenceSession):
     def commit(self) -> None:
         if self._driver.info.transaction_status is not TransactionStatus.INTRANS:
             raise LogUnavailable("the batch's transaction was ended from inside a job")
-        done = self._driver.execute("COMMIT")
+        with self._driver.pipeline():
+            if self._appended is not None:
+                super().append(self._appended)
+            done = self._driver.execute("COMMIT")
+            self._driver.execute(_FLUSH)
         if done.statusmessage != "COMMIT":
             raise LogUnavailable(f"the server answered the commit with {done.statusmessage}")
+
+    def confirm(self) -> None:
+        self._driver.execute("COMMIT")
+        self._driver.execute(_FLUSH)
 
     def _append_entries(self, appended: Appended) -> None:
         if not appended.entries:
@@ -122,8 +139,24 @@ class PostgresSession(EvidenceSession):
         )
 
     def append(self, appended: Appended) -> None:
+        self._appended = appended  # goes out together with the commit: one round trip
+
+    def look(self, first: int, end: int, streams: Sequence[str]) -> Seen:
         with self._driver.pipeline():
-            super().append(appended)
+            hashed = self._driver.execute(
+                "SELECT sha256('\\x00'::bytea || entry) FROM audit_entries "
+                "WHERE position >= %s AND position < %s AND entry IS NOT NULL ORDER BY position",
+                (first, end),
+            )
+            noted = self._driver.execute(self.TEXT["note"])
+            heads = self._driver.execute(
+                "SELECT stream, length, head FROM audit_streams WHERE stream = ANY(%s)", (list(streams),)
+            )
+            leaves = complete([leaf for (leaf,) in hashed.fetchall()], first, end)
+            note = noted.fetchone()
+            found = {stream: StreamHead(stream, length, head) for stream, length, head in heads.fetchall()}
+        ends = [found.get(stream, StreamHead(stream, 0, b"")) for stream in streams]
+        return Seen(leaves, None if note is None else Noted(*note), ends)
 
 
 class _SwallowedError(Exception):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection
 
-from ringfence_audit.database import STORAGE_ERRORS, Appended, Noted, StreamHead
+from ringfence_audit.database import STORAGE_ERRORS, Appended, Noted, Seen, StreamHead
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.merkle import HASH_SIZE, TILE_WIDTH, leaf_hash, root_of
 
@@ -49,6 +49,13 @@ def statements(mark: str, now_s: str) -> Mapping[str, str]:
     )
 
 
+def complete(leaves: list[bytes], first: int, end: int) -> list[bytes]:
+    """The leaves, where there is one for each position. Raises `LogUnavailable`."""
+    if len(leaves) != end - first:
+        raise LogUnavailable(f"of the entries {first} to {end - 1} only {len(leaves)} are there: run verify")
+    return leaves
+
+
 class EvidenceSession:
     """The part of `database.Session` that is the same everywhere."""
 
@@ -72,7 +79,11 @@ class EvidenceSession:
         found = self._rows("mine", writer)
         return bytes(found[0][0]) if found else None
 
-    def stream(self, stream: str) -> StreamHead:
+    def look(self, first: int, end: int, streams: Sequence[str]) -> Seen:
+        leaves = self._leaves(first, end) if end > first else ()
+        return Seen(leaves, self.newest_note(), [self._stream(stream) for stream in streams])
+
+    def _stream(self, stream: str) -> StreamHead:
         found = self._rows("stream", stream)
         return StreamHead(stream, found[0][0], found[0][1]) if found else StreamHead(stream, 0, b"")
 
@@ -80,14 +91,12 @@ class EvidenceSession:
         found = self._rows("note")
         return Noted(found[0][0], found[0][1]) if found else None
 
-    def leaves(self, first: int, end: int) -> list[bytes]:
+    def _leaves(self, first: int, end: int) -> list[bytes]:
         found = [leaf_hash(body) for (body,) in self._rows("bodies", first, end) if body is not None]
-        if len(found) != end - first:
-            raise LogUnavailable(f"of the entries {first} to {end - 1} only {len(found)} are there: run verify")
-        return found
+        return complete(found, first, end)
 
     def edge_rows(self, size: int) -> Sequence[Sequence[bytes]]:
-        rows = [self.leaves(size - size % TILE_WIDTH, size)]
+        rows = [self._leaves(size - size % TILE_WIDTH, size)]
         above, level = size // TILE_WIDTH, 1
         while above:
             rows.append(self._tops(level, above))

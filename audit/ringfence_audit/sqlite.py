@@ -72,6 +72,9 @@ class SqliteSession(EvidenceSession):
     def is_storage_failure(self, error: Exception) -> bool:
         return not self._driver.in_transaction or is_storage_failure(error)
 
+    def confirm(self) -> None:
+        self._driver.execute("ROLLBACK")
+
     def commit(self) -> None:
         if not self._driver.in_transaction:
             raise LogUnavailable("the batch's transaction was ended from inside a job")

@@ -95,7 +95,7 @@ class Writer:
             return
         tasks = [job.task for job in live if job.task is not None]
         if tasks:
-            self._log.apply(tasks)
+            self._log.apply(tasks, lambda: self._late(live))
         if len(tasks) < len(live):
             self._seal_for([job for job in live if job.task is None])
         _tell(live)
@@ -117,6 +117,22 @@ class Writer:
             except Empty:
                 return jobs, True
         return jobs, False
+
+    def _late(self, live: list[Job]) -> list[Task]:
+        """What queued while the log waited for its turn joins the batch."""
+        late: list[Task] = []
+        while len(live) < _LARGEST_BATCH:
+            try:
+                job = self._queue.get_nowait()
+            except Empty:
+                break
+            if job is None:
+                self._queue.put(None)  # the end: nothing can queue behind it
+                break
+            if not job.future.cancelled():
+                live.append(job)
+                late += [job.task] if job.task is not None else []
+        return late
 
     def _first(self) -> Job | None:
         if not self._log.has_uncovered:
