@@ -15,6 +15,17 @@ from ringfence.patch_reading import Change, FileChange
 SYMLINK = "120000"
 GITLINK = "160000"
 EXECUTABLE = "100755"
+OBEYED_FILES = frozenset((
+    ".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".profile", ".zshrc", ".zshenv", ".zprofile", ".envrc",
+    ".gitmodules", ".gitattributes", ".gitconfig", ".mcp.json", "mcp.json", "agents.md", ".cursorrules", ".npmrc",
+    ".pre-commit-config.yaml", "lefthook.yml", ".gitlab-ci.yml", "jenkinsfile", "azure-pipelines.yml", ".travis.yml",
+    ".drone.yml", "bitbucket-pipelines.yml", "sitecustomize.py", "usercustomize.py", ".pdbrc", ".pythonrc", ".gdbinit",
+    ".lldbinit", ".vimrc", ".exrc", ".nvimrc", ".direnvrc", ".inputrc", ".netrc", ".pypirc",
+))  # fmt: skip
+"""By name alone, in whatever folder: some program runs what such a file says as soon as somebody works there."""
+OBEYED_FOLDERS = frozenset((
+    ".vscode", ".idea", ".devcontainer", ".husky", ".circleci", ".buildkite", ".fleet", ".zed", ".cursor",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,7 @@ def refusals(changes: Sequence[FileChange]) -> tuple[Finding, ...]:
 
 
 def notable(changes: Iterable[FileChange]) -> tuple[Finding, ...]:
-    """What a person must have seen by name: new links, gitlinks, executables and changes of mode."""
+    """What a person must have seen by name: new links, gitlinks, executables, changes of mode, and what is obeyed."""
     return tuple(Finding(change.name, reason) for change in changes if (reason := _notable_reason(change)))
 
 
@@ -48,9 +59,16 @@ def _notable_reason(change: FileChange) -> str:
         return "is a gitlink (another repository's commit)"
     if change.change is Change.ADDED and change.new_mode == EXECUTABLE:
         return "is a new executable file"
+    if any(_is_obeyed(path.decode("utf-8", "replace")) for path in (change.path, change.old_path)):
+        return "is obeyed by a shell, an editor, an agent or a build server without being asked"
     if change.old_mode and change.new_mode and change.old_mode != change.new_mode:
         return f"changes its mode from {change.old_mode} to {change.new_mode}"
     return ""
+
+
+def _is_obeyed(path: str) -> bool:
+    *folders, name = path.casefold().split("/")
+    return name in OBEYED_FILES or bool(OBEYED_FOLDERS & set(folders)) or ".github/workflows/" in path.casefold()
 
 
 def _path_refusal(path: bytes) -> str:

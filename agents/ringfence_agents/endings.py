@@ -104,7 +104,9 @@ async def _deliverable(drive: Drive) -> Deliverable:
         return Deliverable("", "", 0, f"the sandbox gave no patch: {type(error).__name__}: {error}")
     path = drive.equipment.artifacts / drive.run / "patch.diff"
     await asyncio.to_thread(write_whole, path, patch.data)
-    return Deliverable(str(path), hashlib.sha256(patch.data).hexdigest(), len(patch.data), "")
+    # No patch carries these, so they are told: who writes a hook wants it to run somewhere.
+    told = f"also changed, in no patch: {', '.join(patch.watched)}" if patch.watched else ""
+    return Deliverable(str(path), hashlib.sha256(patch.data).hexdigest(), len(patch.data), told)
 
 
 async def _store_result(drive: Drive, result: Mapping[str, JsonValue]) -> None:

@@ -212,10 +212,15 @@ class ChangedFile:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """`git diff --binary --full-index` of the workspace against `base_commit`, untracked files included."""
+    """`git diff --binary --full-index` of the workspace against `base_commit`, untracked files included.
+
+    `watched`: files of the workspace's `.git` (settings, hooks) that changed since the load, by the sandbox's word. No
+    patch carries them; a person should know.
+    """
 
     data: bytes
     base_commit: str
+    watched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

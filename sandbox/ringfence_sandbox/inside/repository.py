@@ -13,7 +13,7 @@ import shutil
 import stat
 import subprocess
 
-from . import files
+from . import files, git_folder
 from .worker import Answer
 
 TYPE_CHECKING = False
@@ -136,6 +136,7 @@ def _load(settings: Settings, bundle: str, commit: str, branch: str) -> None:
     with open(git.base + "/ringfence-base", "w") as file:
         file.write(commit)
     git.run("config", "core.bare", "false")
+    git_folder.remember(settings)
 
 
 def _take_over_shallow_ends(own: Git, bundle: str) -> None:
@@ -230,7 +231,8 @@ def diff(settings: Settings, emit: Emit) -> None:
             raise Answer("path", "the patch is larger than %d bytes" % DIFF_CEILING)
         for at in range(0, len(patch), files.PIECE):
             emit({"part": True}, patch[at : at + files.PIECE])
-        emit({"ok": True, "base_commit": tree.base}, b"")
+        watched: list[Json] = list(git_folder.changes(settings))
+        emit({"ok": True, "base_commit": tree.base, "watched": watched}, b"")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -148,3 +148,11 @@ async def test_destroy_leaves_nothing_and_may_be_repeated(backend: Backend) -> N
 async def test_every_probe_of_a_fresh_sandbox_holds(box: Box) -> None:
     proof = await box.sandbox.prove()
     assert proof.is_held, [probe for probe in proof.probes if not probe.is_held]
+
+
+async def test_a_hook_or_a_setting_of_git_written_inside_is_marked_beside_the_patch(box: Box) -> None:
+    assert (await box.sandbox.diff()).watched == ()
+    await box.sh("echo 'evil' > .git/hooks/post-checkout; git config core.fsmonitor ./evil.sh; git commit -qam x")
+    patch = await box.sandbox.diff()
+    assert patch.watched == (".git/config", ".git/hooks/post-checkout")
+    assert b"evil" not in patch.data

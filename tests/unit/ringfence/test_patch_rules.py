@@ -60,6 +60,16 @@ def test_ordinary_paths_pass() -> None:
     assert refusals([_added(path) for path in paths]) == ()
 
 
+@pytest.mark.parametrize(
+    "path",
+    [".bashrc", "sub/.vscode/tasks.json", ".MCP.json", ".github/workflows/ci.yml", "a/.envrc", ".husky/pre-commit"],
+)
+def test_what_is_obeyed_without_being_asked_must_be_seen_by_a_person(path: str) -> None:
+    (finding,) = notable([_added(path)])
+    assert (finding.path, "obeyed" in finding.reason) == (path, True)
+    assert notable([FileChange(path.encode(), path.encode(), Change.MODIFIED, old_mode="100644", new_mode="100644")])
+
+
 @pytest.mark.parametrize("mode", ["120000", "160000", "100755"])
 def test_new_links_gitlinks_and_executables_must_be_seen_by_a_person(mode: str) -> None:
     (finding,) = notable([_added("x", mode)])
