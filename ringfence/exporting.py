@@ -14,6 +14,8 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from ringfence.errors import Mistake, Unavailable
+from ringfence.searching import every, open_index
+from ringfence.settings import Settings
 from ringfence_audit import export
 from ringfence_audit.errors import EntryNotFound
 from ringfence_audit.query import Filter
@@ -29,12 +31,22 @@ class Exported:
     checkpoint: str
 
 
-def export_answer(store: SqlStore, wanted: Filter, out: Path, *, actor: str, since: Sequence[str] = ()) -> Exported:
-    """Write the answer to `out`, which must not exist, and appears whole or not at all. Raises `Mistake`."""
+def export_answer(
+    store: SqlStore,
+    wanted: Filter,
+    out: Path,
+    *,
+    actor: str,
+    since: Sequence[str] = (),
+    settings: Settings | None = None,
+) -> Exported:
+    """Write the answer to `out`, which must not exist, and appears whole or not at all. With `settings` it is found
+    through this machine's index, otherwise by reading every entry. Raises `Mistake`."""
     if out.exists():
         raise Mistake(f"{out} exists already", fix="Name a file that does not exist")
     try:
-        settled = store.read_now(lambda connection: export.answer(connection, wanted))
+        found = None if settings is None else _found(settings, store, wanted)
+        settled = store.read_now(lambda connection: export.answer(connection, wanted, found=found))
     except EntryNotFound as error:
         raise Mistake("the log holds nothing like that", fix="Try the question with `ringfence audit query`") from error
     asyncio.run(store.write(lambda tx: tx.record(export.statement(settled, actor))))
@@ -53,3 +65,8 @@ def export_answer(store: SqlStore, wanted: Filter, out: Path, *, actor: str, sin
     finally:
         part.unlink(missing_ok=True)
     return Exported(out, len(settled.positions), note)
+
+
+def _found(settings: Settings, store: SqlStore, wanted: Filter) -> list[int]:
+    with open_index(settings, store) as index:
+        return [entry.position for entry in every(index, store, wanted)]

@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     """The log's signing key where it does not lie in `home`: all that write to one database sign with one key."""
     egress: dict[str, JsonValue] = Field(default_factory=dict)
     """Checked where it is used (`wiring.egress_of`): reading it here would cost every command the proxy's imports."""
+    repositories: Path | None = None
+    """A folder whose repositories may be named by path over the API; without it only URLs may."""
     kubernetes: dict[str, JsonValue] = Field(default_factory=dict)
     """Checked where it is used (`cluster.cluster_form`)."""
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
@@ -75,6 +77,11 @@ class Settings(BaseSettings):
     @property
     def key_file(self) -> Path:
         return self.audit_key or self.home / "audit.key"
+
+    @property
+    def index_file(self) -> Path:
+        """The audit index: derived, may be removed."""
+        return self.home / "index.db"
 
     @property
     def originals_key(self) -> Path:

@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from ringfence.errors import Mistake
+from ringfence.searching import open_index
 from ringfence.settings import LOG_ORIGIN, Settings
 from ringfence_audit.errors import InvalidExport
+from ringfence_audit.index import Index
+from ringfence_audit.index_check import check_index
 from ringfence_audit.keys import Signer
 from ringfence_audit.notes import VerifierKey
 from ringfence_audit.originals import Box
 from ringfence_audit.reading import Digests
+from ringfence_audit.scan import Fault
 from ringfence_audit.store import SqlStore
+from ringfence_audit.tree import TreeReader
 from ringfence_audit.verify import Verdict, verify, verify_file
 from ringfence_tools.digest import recomputed
 
@@ -67,6 +74,23 @@ def _digests(settings: Settings) -> Digests:
     """Action digests are recomputed by the gate's own rule, on sealed originals too where their key lies here."""
     originals = Box.load_or_create(settings.originals_key) if settings.originals_key.exists() else None
     return Digests(lambda entry, data: recomputed(entry.actor, entry.on_behalf_of, data), originals)
+
+
+def index_fault(store: SqlStore, index: Index) -> Fault | None:
+    """Where the index differs from the evidence, as far as it reaches."""
+
+    def work(connection: Connection) -> Fault | None:
+        return check_index(index, connection, size=TreeReader(connection).size())
+
+    return store.read_now(work)
+
+
+def stale_index(settings: Settings, store: SqlStore) -> Fault | None:
+    """The same for this machine's index, where it has one."""
+    if not settings.index_file.exists():
+        return None
+    with open_index(settings, store) as index:
+        return index_fault(store, index)
 
 
 def own_key(settings: Settings) -> VerifierKey:

@@ -45,12 +45,15 @@ class Answer:
     stream: Mapping[str, JsonValue] | None
 
 
-def answer(connection: Connection, wanted: Filter) -> Answer:
-    """Settle the answer as this connection sees the log. Raises `EntryNotFound` where it is empty."""
+def answer(connection: Connection, wanted: Filter, *, found: Sequence[int] | None = None) -> Answer:
+    """Settle the answer as this connection sees the log, reading every entry, or from the positions that an index has
+    `found` (ascending). Raises `EntryNotFound` where it is empty."""
     tree = TreeReader(connection)
     size = tree.size()
     query = wanted.to_json()
-    positions = [entry.position for entry in matching(connection, wanted, oldest_first=True)]
+    if found is None:
+        found = [entry.position for entry in matching(connection, wanted, oldest_first=True)]
+    positions = [position for position in found if position < size]
     stream: Mapping[str, JsonValue] | None = None
     if set(query) == {"run"}:
         dropped = connection.execute(select(pruned.c.position).where(pruned.c.stream == wanted.run)).scalars()

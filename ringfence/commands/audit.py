@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.commands import audit_anchor
+from ringfence.commands import audit_anchor, audit_index
 from ringfence.commands import audit_options as asking
 from ringfence.commands.options import Json
 
 if TYPE_CHECKING:
-    from ringfence.render import Output, Span
+    from ringfence.render import Output
     from ringfence.session import Session
     from ringfence_audit.events import JsonValue
     from ringfence_audit.facts import Entry
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 group = typer.Typer(no_args_is_help=True, help="Ask what happened, and verify it.")
 group.command()(audit_anchor.anchor)
 group.command()(audit_anchor.witness)
+group.add_typer(audit_index.group, name="index")
 
 
 @group.command()
@@ -42,13 +43,16 @@ def query(
     until: asking.Until = None,
     is_refused: asking.Refused = False,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    after: Annotated[int | None, typer.Option(help="Go on behind this entry, the last of the page before.")] = None,
+    is_oldest_first: Annotated[bool, typer.Option("--oldest-first")] = False,
+    is_followed: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written.")] = False,
+    form: Annotated[str, typer.Option("--format", help="table, json, jsonl, csv, ocsf or parquet.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="Write the whole answer, oldest first, to a new file.")] = None,
     is_json: Json = False,
 ) -> None:
     """Find entries, newest first."""
+    from ringfence.commands import audit_answers
     from ringfence.session import open_session
-    from ringfence_audit.events import Event, Kind
-    from ringfence_audit.query import PageRequest
-    from ringfence_audit.query import query as ask
 
     wanted = asking.build_filter(
         words=words,
@@ -69,22 +73,32 @@ def query(
         until=until,
         is_refused=is_refused,
     )
+    shape = audit_answers.read_form(form)
     with open_session(is_json=is_json) as session:
-        asked = wanted.to_json()
-        session.write(lambda tx: tx.record(Event(Kind.QUERY, session.person.principal, {"filter": asked})))
-        page = session.read(lambda connection: ask(connection, wanted, PageRequest(limit)))
-        for entry in page.entries:
-            session.output.record(_entry_json(entry))
-        if not page.entries:
-            session.output.line("No entry is like that.")
-            return
-        columns = ("ENTRY", "TIME", "KIND", "RUN", "ACTOR", "WHAT")
-        session.output.table(columns, [_row(entry) for entry in page.entries])
+        if out is not None:
+            audit_answers.write_whole(session, wanted, shape, out)
+        elif is_followed:
+            audit_answers.show_as_written(session, wanted)
+        else:
+            request = audit_answers.page_of(limit, after, oldest_first=is_oldest_first)
+            audit_answers.show_page(session, wanted, request, shape)
+
+
+@group.command()
+def story(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")], is_json: Json = False) -> None:
+    """Tell a run's whole story in order."""
+    from ringfence.commands import audit_answers
+    from ringfence.session import open_session
+    from ringfence_audit.query import Filter
+
+    with open_session(is_json=is_json) as session:
+        audit_answers.show_whole(session, Filter(run=run))
 
 
 @group.command()
 def show(position: Annotated[int, typer.Argument(help="An entry's number.")], is_json: Json = False) -> None:
     """Show one entry whole, with its proof of inclusion."""
+    from ringfence.formats import entry_json
     from ringfence.session import open_session
     from ringfence_audit.query import show as find
 
@@ -96,7 +110,7 @@ def show(position: Annotated[int, typer.Argument(help="An entry's number.")], is
             "path": [step.hex() for step in view.proof],
             "checkpoint": view.note,
         }
-        session.output.record({**_entry_json(view.entry), "proof": proof})
+        session.output.record({**entry_json(view.entry), "proof": proof})
         _show_entry(session.output, view.entry)
         covered = "a signed checkpoint" if view.note else "no checkpoint yet"
         session.output.line(f"proof   {len(view.proof)} hashes to the root of {view.size} entries, ", (covered, "dim"))
@@ -122,7 +136,7 @@ def verify(
     from ringfence.anchoring import fetched, load_sinks, witness_keys
     from ringfence.exits import Exit
     from ringfence.session import open_session
-    from ringfence.verifying import Against, read_key, read_note, verdict_of_file, verdict_of_log
+    from ringfence.verifying import Against, read_key, read_note, stale_index, verdict_of_file, verdict_of_log
 
     pinned = None if key is None else read_key(key)
     kept = [read_note(path) for path in anchor or ()]
@@ -141,7 +155,13 @@ def verify(
         session.output.line((verdict.text, "good" if verdict.is_good else "bad"))
         for finding in verdict.findings[1:20]:
             session.output.line("  ", str(finding))
-    raise typer.Exit(int(Exit.FINISHED if verdict.is_good else Exit.EVIDENCE))
+        fault = stale_index(session.settings, session.store) if file is None and not is_evidence_only else None
+        if fault is not None:
+            session.output.record({"type": "index", "problem": fault.problem, "position": fault.position})
+            session.output.line((f"INDEX: entry {fault.position}: {fault.problem}", "bad"))
+            session.output.line("fix:     ", ("ringfence audit index rebuild", "bold"))
+    is_good = verdict.is_good and fault is None
+    raise typer.Exit(int(Exit.FINISHED if is_good else Exit.EVIDENCE))
 
 
 @group.command()
@@ -190,7 +210,8 @@ def export(
     )
     since_notes = [] if checkpoint is None else [checkpoint.read_text(encoding="utf-8")]
     with open_session(is_json=is_json) as session:
-        done = export_answer(session.store, wanted, out, actor=session.person.principal, since=since_notes)
+        actor, settings = session.person.principal, session.settings
+        done = export_answer(session.store, wanted, out, actor=actor, since=since_notes, settings=settings)
         session.output.record({"type": "export", "run_id": run, "path": str(done.path), "entries": done.entries})
         session.output.line(f"wrote {done.entries} entries and their proofs to ", (str(done.path), "name"))
         session.output.line(("check it anywhere: ", "dim"), f"ringfence-verify {done.path} --key {vkey(session)}")
@@ -203,45 +224,9 @@ def vkey(session: Session) -> str:
     return str(VerifierKey.of_log(session.store.signer.origin, session.store.signer.public_key))
 
 
-def _entry_json(entry: Entry) -> dict[str, JsonValue]:
-    return {
-        "type": "entry",
-        "position": entry.position,
-        "kind": entry.kind,
-        "run": entry.run,
-        "call": entry.call,
-        "actor": entry.actor,
-        "on_behalf_of": entry.on_behalf_of,
-        "time": entry.time.isoformat(),
-        "n": entry.n,
-        "previous": entry.previous,
-        "data": dict(entry.data),
-    }
-
-
-def _row(entry: Entry) -> list[Span]:
-    return [
-        (str(entry.position), "name"),
-        entry.time.strftime("%Y-%m-%d %H:%M:%S"),
-        entry.kind,
-        entry.call or entry.run,
-        entry.actor,
-        what_of(entry)[:200],
-    ]
-
-
-def what_of(entry: Entry) -> str:
-    """One line on what an entry says. Hostile text: escape it before showing."""
-    import json
-
-    told = [f"{name}={value}" for name in _TOLD if (value := entry.data.get(name)) not in (None, "")]
-    return " ".join(told) or json.dumps(dict(entry.data), ensure_ascii=False, sort_keys=True)
-
-
-_TOLD = ("tool", "status", "state", "verdict", "action", "host", "port", "reason", "detail", "escalation", "grant")
-
-
 def _show_entry(output: Output, entry: Entry) -> None:
     import json
 
-    output.block(json.dumps(_entry_json(entry), ensure_ascii=False, indent=2))
+    from ringfence.formats import entry_json
+
+    output.block(json.dumps(entry_json(entry), ensure_ascii=False, indent=2))
