@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ringfence_agents.steps import Step, kept_of, last_step, remember_kept, stor
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Store, Transaction
-from ringfence_sandbox.contract import Sandbox, SandboxId
+from ringfence_sandbox.contract import Sandbox, SandboxId, SandboxSpec
 from ringfence_sandbox.errors import (
     IsolationUnavailable,
     SandboxBusy,
@@ -118,7 +119,7 @@ class SandboxHolder:
         self._progress(RunMoved(self._lease.run, "running", "resuming the sandbox"))
         egress = self._equipment.egress(self._record)
         try:
-            sandbox = await self._equipment.backend.attach(self._equipment.spec(self._record, self._id), egress=egress)
+            sandbox = await self._equipment.backend.attach(self._spec(), egress=egress)
         except SandboxRemoved as error:
             self._removed = str(error)
             await self._store_state(SandboxState.READY, {"action": "removed", "detail": str(error)})
@@ -128,6 +129,9 @@ class SandboxHolder:
             return None
         await self._store_ready("attached", sandbox)
         return sandbox
+
+    def _spec(self) -> SandboxSpec:
+        return replace(self._equipment.spec(self._record, self._id), fence=self._lease.fence)
 
     def _refuse_removed(self) -> None:
         """An operator's removal is a decision: a run that goes on ends by it, one that ends already has no sandbox."""
@@ -160,8 +164,7 @@ class SandboxHolder:
         await self._store_state(
             SandboxState.KEPT if is_kept else SandboxState.CREATING, {"action": "starting", "backend": backend.kind}
         )
-        spec = self._equipment.spec(self._record, self._id)
-        sandbox = await backend.create(spec, egress=self._equipment.egress(self._record))
+        sandbox = await backend.create(self._spec(), egress=self._equipment.egress(self._record))
         await sandbox.load(self._equipment.bundle(self._record))
         await self._bring_back(sandbox, is_kept=is_kept)
         await self._store_ready("started", sandbox)
@@ -235,7 +238,7 @@ class SandboxHolder:
             return True
 
     async def _pack(self, sandbox: Sandbox, path: Path, *, stays_frozen: bool) -> Kept:
-        limit = self._equipment.spec(self._record, self._id).limits.disk_bytes * 2
+        limit = self._spec().limits.disk_bytes * 2
         with self._files.receiving(path, limit_bytes=limit) as receiving:
             missing = await sandbox.pack(receiving, stays_frozen=stays_frozen)
             if missing and path == self._files.archive(self._record.id):

@@ -69,6 +69,8 @@ class SandboxSpec:
     has_egress: bool = False
     ends_tls: bool = False
     """The proxy reads what goes to some hosts: a certificate authority of the run is made, and trusted inside."""
+    fence: int = 0
+    """The fencing token of who starts it: a backend whose servers end with their worker starts none for a lower one."""
     is_reduced_allowed: bool = False
     """The profile names the reduced level explicitly: a missing layer is reported, not refused."""
     cluster_rules: tuple[ClusterRule, ...] = ()

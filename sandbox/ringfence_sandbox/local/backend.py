@@ -28,7 +28,7 @@ from ringfence_sandbox.errors import IsolationUnavailable, SandboxError
 from ringfence_sandbox.inside import wire
 from ringfence_sandbox.inside.journal import boot_id
 from ringfence_sandbox.inside.layers import NAMESPACES
-from ringfence_sandbox.local import bwrap, seccomp
+from ringfence_sandbox.local import bwrap, ownership, seccomp
 from ringfence_sandbox.local.environment import command_environment
 from ringfence_sandbox.local.etc import prepared_etc
 from ringfence_sandbox.local.launch import Launch, Launched, Outside, launch
@@ -119,6 +119,7 @@ class LocalBackend(Backend):
         self._layout.require(spec.id)
         live = self._live.get(spec.id)
         if live is not None and live.is_running:
+            await asyncio.to_thread(ownership.keep, self._layout.sandbox(spec.id), spec.fence)
             return live
         uid = self._uid_for(spec.id)
         return await self._start(spec, uid, egress)
@@ -127,6 +128,7 @@ class LocalBackend(Backend):
         live = self._live.pop(sandbox, None)
         if live is not None:
             await live.end()
+        await asyncio.to_thread(ownership.evict, self._layout.sandbox(sandbox))
         await asyncio.to_thread(self._layout.remove, sandbox)
         self._leases.release(sandbox)
 
@@ -219,7 +221,16 @@ class LocalBackend(Backend):
             outside=ground.outside,
             authority=authority,
         )
-        return await launch(order, has_egress=egress is not None and spec.has_egress)
+        await asyncio.to_thread(ownership.take_over, folder, spec.fence)
+        launched = await launch(order, has_egress=egress is not None and spec.has_egress)
+        try:
+            ownership.settle(folder, spec.fence, launched.process.pid)
+        except BaseException:
+            # Another worker has it: this server, which nothing was asked of, must not go on beside its.
+            await launched.connection.close()
+            await asyncio.to_thread(launched.process.wait)
+            raise
+        return launched
 
     def _config(self, spec: SandboxSpec, ground: Ground) -> dict[str, wire.Json]:
         shown = [*ground.tree.mounts, *spec.mounts]
