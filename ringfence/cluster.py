@@ -5,6 +5,7 @@ The Kubernetes client is imported only where a cluster is used: it costs more th
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from collections.abc import Mapping
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 
 SETTING = "RINGFENCE_KUBERNETES"
 EXAMPLE = '{"image": "images.example.org/team/python:3.12", "inside_image": "images.example.org/ringfence/inside:1"}'
+
+
+class EgressForm(BaseModel):
+    """Where the egress proxy stands. `cidr` only for one outside the cluster; inside, it is found by its labels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    address: str = ""
+    """Its IP address as pods see it. Absent: the Service `ringfence-egress` beside this process."""
+    port: int = Field(default=3128, ge=1, le=65535)
+    cidr: str = ""
+    key: Path
+    """The file with the key that this process and the proxy share: 32 random bytes."""
 
 
 class ClusterForm(BaseModel):
@@ -43,6 +57,8 @@ class ClusterForm(BaseModel):
     control_cidrs: tuple[str, ...] = ()
     namespace: str = "ringfence-system"
     """Where the control plane runs: whence a sandbox may be reached, and where the egress proxy stands."""
+    egress: EgressForm | None = None
+    """Absent: sandboxes have no way out at all."""
     storage_class: str = ""
     has_storage_limits: bool = True
     has_user_namespaces: bool = True
@@ -89,6 +105,9 @@ def cluster_settings(form: ClusterForm, *, fingerprint: str, is_inside: bool) ->
         control_peer=Peer(form.namespace, {"ringfence/component": "control-plane"}),
         control_cidrs=form.control_cidrs,
         egress_peer=Peer(form.namespace, {"ringfence/component": "egress"}),
+        egress_cidr=form.egress.cidr if form.egress else "",
+        egress_port=form.egress.port if form.egress else 3128,
+        egress_address=_egress_address(form.egress),
         requests=Requests(cpu_milli=form.cpu_request_milli, memory_bytes=form.memory_request_mib << 20),
         storage_class=form.storage_class,
         has_storage_limits=form.has_storage_limits,
@@ -98,16 +117,32 @@ def cluster_settings(form: ClusterForm, *, fingerprint: str, is_inside: bool) ->
     )
 
 
+def _egress_address(form: EgressForm | None) -> str:
+    """Raises `Mistake` where a proxy is wanted and nothing says where it stands."""
+    if form is None:
+        return ""
+    address = form.address or os.environ.get("RINGFENCE_EGRESS_SERVICE_HOST", "")
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError as error:
+        raise Mistake(
+            f"{SETTING}: egress.address: {address or 'nothing'} is no IP address",
+            fix="Give the address of the proxy's Service: no name is resolved inside a sandbox",
+        ) from error
+
+
 async def open_cluster(settings: Settings) -> KubernetesBackend:
     """The backend of this installation's cluster; nothing is sent yet. Raises `Mistake`, `IsolationUnavailable`."""
     from ringfence_sandbox.kubernetes.backend import KubernetesBackend
     from ringfence_sandbox.kubernetes.credentials import ControlKey
+    from ringfence_sandbox.kubernetes.egress_identity import EgressKey
 
     form = cluster_form(settings)
     kubeconfig = kubeconfig_of(form, os.environ)
     key = ControlKey.at(settings.home / "sandbox.key")
     how = cluster_settings(form, fingerprint=key.fingerprint, is_inside=kubeconfig is None)
-    return await KubernetesBackend.open(how, key=key, kubeconfig=kubeconfig)
+    egress = EgressKey.read(form.egress.key) if form.egress else None
+    return await KubernetesBackend.open(how, key=key, egress=egress, kubeconfig=kubeconfig)
 
 
 def with_sandbox(document: str, kind: str, settings: Settings) -> str:

@@ -200,7 +200,7 @@ def spec_of(run: RunRecord, profile: Profile, sandbox: SandboxId) -> SandboxSpec
         mounts=mounts,
         image=form.image or "",
         runtime_class=form.runtime_class or "",
-        has_egress=is_local,
+        has_egress=True,
         ends_tls=bool(profile.network.credentials or profile.network.opened),
         is_reduced_allowed=form.reduced,
         cluster_rules=cluster_rules_of(profile),

@@ -28,28 +28,17 @@ def environment(proxy_url: str, ca_path: PurePosixPath) -> Mapping[str, str]:
     The bundle holds every root to trust, the run's authority included: several of these tools trust it alone.
     """
     ca = str(ca_path)
-    proxy = {name: proxy_url for upper in ("HTTP_PROXY", "HTTPS_PROXY") for name in (upper, upper.lower())}
     return {
-        **proxy,
-        "NO_PROXY": _INSIDE,
-        "no_proxy": _INSIDE,
+        **proxy_environment(proxy_url),
         "SSL_CERT_FILE": ca,
         "CURL_CA_BUNDLE": ca,
         "REQUESTS_CA_BUNDLE": ca,
         "PIP_CERT": ca,
         "GIT_SSL_CAINFO": ca,
-        "GIT_TERMINAL_PROMPT": "0",
         "NODE_EXTRA_CA_CERTS": ca,
-        "NODE_USE_ENV_PROXY": "1",
         "npm_config_cafile": ca,
-        "npm_config_proxy": proxy_url,
-        "npm_config_https_proxy": proxy_url,
-        "npm_config_noproxy": _INSIDE,
-        "YARN_HTTP_PROXY": proxy_url,
-        "YARN_HTTPS_PROXY": proxy_url,
         "YARN_HTTPS_CA_FILE_PATH": ca,
         "DENO_CERT": ca,
-        "CARGO_HTTP_PROXY": proxy_url,
         "CARGO_HTTP_CAINFO": ca,
         "AWS_CA_BUNDLE": ca,
         "NIX_SSL_CERT_FILE": ca,
@@ -58,6 +47,24 @@ def environment(proxy_url: str, ca_path: PurePosixPath) -> Mapping[str, str]:
         "APT_CONFIG": str(ca_path.with_name("apt.conf")),
         "WGETRC": str(ca_path.with_name("wgetrc")),
         "JAVA_TOOL_OPTIONS": _java_options(proxy_url, ca_path),
+    }
+
+
+def proxy_environment(proxy_url: str) -> Mapping[str, str]:
+    """Only what makes tools find the proxy: they trust what their image trusts. Java takes no credential from here."""
+    proxy = {name: proxy_url for upper in ("HTTP_PROXY", "HTTPS_PROXY") for name in (upper, upper.lower())}
+    return {
+        **proxy,
+        "NO_PROXY": _INSIDE,
+        "no_proxy": _INSIDE,
+        "GIT_TERMINAL_PROMPT": "0",
+        "NODE_USE_ENV_PROXY": "1",
+        "npm_config_proxy": proxy_url,
+        "npm_config_https_proxy": proxy_url,
+        "npm_config_noproxy": _INSIDE,
+        "YARN_HTTP_PROXY": proxy_url,
+        "YARN_HTTPS_PROXY": proxy_url,
+        "CARGO_HTTP_PROXY": proxy_url,
     }
 
 

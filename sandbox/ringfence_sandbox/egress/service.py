@@ -37,11 +37,8 @@ _TOKEN_BYTES = 512
 class Identities(Protocol):
     """Says who is who. What it raises, or does not answer in time, refuses the connection."""
 
-    async def is_token(self, sandbox: SandboxId, token: str) -> bool:
-        """Whether this is the sandbox's credential. Compare in constant time."""
-
-    async def is_source(self, sandbox: SandboxId, address: IpAddress) -> bool:
-        """Whether this address is the sandbox's own now."""
+    async def is_theirs(self, sandbox: SandboxId, token: str, address: IpAddress) -> bool:
+        """Whether this is the sandbox's credential, and the address its own. Compare in constant time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +55,12 @@ class StaticIdentities:
     def __init__(self, sandboxes: Mapping[SandboxId, KnownSandbox]) -> None:
         self._sandboxes = sandboxes
 
-    async def is_token(self, sandbox: SandboxId, token: str) -> bool:
+    async def is_theirs(self, sandbox: SandboxId, token: str, address: IpAddress) -> bool:
         known = self._sandboxes.get(sandbox)
         digest = hashlib.sha256(token.encode()).hexdigest()
         # Compared also where the sandbox is unknown, so that the time says nothing.
         is_same = hmac.compare_digest(digest, known.token_sha256 if known else hashlib.sha256(b"").hexdigest())
-        return is_same and known is not None
-
-    async def is_source(self, sandbox: SandboxId, address: IpAddress) -> bool:
-        known = self._sandboxes.get(sandbox)
-        return known is not None and any(address in network for network in known.sources)
+        return is_same and known is not None and any(address in network for network in known.sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +121,7 @@ class EgressService:
         claimed, token = _credential(request)
         try:
             async with asyncio.timeout(self._proxy.limits.admit_s):
-                is_known = await self._identities.is_token(claimed, token)
-                is_here = is_known and await self._identities.is_source(claimed, source)
+                is_here = await self._identities.is_theirs(claimed, token, source)
         except Exception as error:
             raise _unknown() from error
         if not is_here:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ringfence_sandbox.contract import Backend, EgressGatekeeper, Layer, Sandbox, SandboxId, SandboxSpec
+from ringfence_sandbox.egress.environment import proxy_environment
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone, SandboxRemoved
 from ringfence_sandbox.kubernetes import kinds, names, objects, rights_check, waiting
 from ringfence_sandbox.kubernetes.agent_api import end_grants
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.credentials import ControlKey
+from ringfence_sandbox.kubernetes.egress_identity import EgressKey
 from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull, RequestRefused
 from ringfence_sandbox.kubernetes.json_value import Object, labels_of, name_of, strings, text
 from ringfence_sandbox.kubernetes.link import Link, Linked
@@ -35,20 +37,33 @@ class KubernetesBackend(Backend):
     """One per process. All its state is in the cluster: labels on namespaces say which sandbox lives where."""
 
     def __init__(
-        self, api: ClusterApi, settings: ClusterSettings, key: ControlKey, *, now: Callable[[], datetime] = utc_now
+        self,
+        api: ClusterApi,
+        settings: ClusterSettings,
+        key: ControlKey,
+        *,
+        egress: EgressKey | None = None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
+        """`egress` is needed where the settings name a proxy: without it no command is told of one."""
         self.api = api
         self.settings = settings
         self._key = key
+        self._egress = egress
         self._now = now
         self._open: dict[SandboxId, KubernetesSandbox] = {}
 
     @classmethod
     async def open(
-        cls, settings: ClusterSettings, *, key: ControlKey, kubeconfig: Path | None = None
+        cls,
+        settings: ClusterSettings,
+        *,
+        key: ControlKey,
+        egress: EgressKey | None = None,
+        kubeconfig: Path | None = None,
     ) -> KubernetesBackend:
         """Connect with a kubeconfig, or as the pod's own ServiceAccount. Raises `IsolationUnavailable`."""
-        return cls(await ClusterApi.open(kubeconfig, patience_s=settings.api_patience_s), settings, key)
+        return cls(await ClusterApi.open(kubeconfig, patience_s=settings.api_patience_s), settings, key, egress=egress)
 
     @property
     def kind(self) -> str:
@@ -165,10 +180,24 @@ class KubernetesBackend(Backend):
                 fix="mend the nodes, or name the reduced level in the profile",
             )
         sandbox = KubernetesSandbox(
-            spec.id, linked, layers, link=link, environment=spec.environment, on_suspend=self._suspend
+            spec.id,
+            linked,
+            layers,
+            link=link,
+            environment={**self._way_out(spec, linked.pod.address), **spec.environment},
+            on_suspend=self._suspend,
         )
         self._open[spec.id] = sandbox
         return sandbox
+
+    def _way_out(self, spec: SandboxSpec, address: str) -> Mapping[str, str]:
+        """What tells commands of the proxy, with a credential that is good from this pod's address only."""
+        how = self.settings
+        if not spec.has_egress or not how.egress_address or self._egress is None:
+            return {}
+        host = f"[{how.egress_address}]" if ":" in how.egress_address else how.egress_address
+        token = self._egress.token(spec.id, address)
+        return proxy_environment(f"http://{spec.id}:{token}@{host}:{how.egress_port}")
 
     def _layers(self, spec: SandboxSpec, linked: Linked, seen: str) -> list[Layer]:
         """The fence as found: what stands in the pod by construction, and what was found inside."""

@@ -206,10 +206,11 @@ def openings(namespace: str, spec: SandboxSpec, settings: ClusterSettings) -> Th
         sources += [{"ipBlock": {"cidr": cidr}} for cidr in settings.control_cidrs]
         ingress.append({"from": sources, "ports": [{"protocol": "TCP", "port": settings.server_port}]})
     egress: list[Json] = []
-    if spec.has_egress:
-        egress.append(
-            {"to": [_peer(settings.egress_peer)], "ports": [{"protocol": "TCP", "port": settings.egress_port}]}
+    if spec.has_egress and settings.egress_address:
+        proxy: dict[str, Json] = (
+            {"ipBlock": {"cidr": settings.egress_cidr}} if settings.egress_cidr else _peer(settings.egress_peer)
         )
+        egress.append({"to": [proxy], "ports": [{"protocol": "TCP", "port": settings.egress_port}]})
     return _meta("networking.k8s.io/v1", "NetworkPolicy", namespace, "openings") | {
         "spec": {
             "podSelector": {"matchLabels": {names.ROLE: names.POD}},

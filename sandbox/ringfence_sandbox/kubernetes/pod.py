@@ -241,7 +241,7 @@ def shape_digest(spec: SandboxSpec, settings: ClusterSettings) -> str:
         "limits": [getattr(spec.limits, name) for name in spec.limits.__slots__],
         "inside": settings.inside_image,
         "reduced": spec.is_reduced_allowed,
-        "egress": spec.has_egress,
+        "egress": spec.has_egress and bool(settings.egress_address),
         "storage": settings.storage_class,
         "port": settings.server_port,
     }

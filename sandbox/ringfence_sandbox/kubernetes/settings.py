@@ -46,7 +46,11 @@ class ClusterSettings:
     )
     control_cidrs: tuple[str, ...] = ()
     egress_peer: Peer = field(default_factory=lambda: Peer("ringfence-system", {"ringfence/component": "egress"}))
+    egress_cidr: str = ""
+    """Where the proxy stands outside the cluster, instead of `egress_peer`."""
     egress_port: int = 3128
+    egress_address: str = ""
+    """The proxy's IP address as pods see it (no name is resolved inside). "": no sandbox has a way out."""
     server_port: int = 7443
     requests: Requests = field(default_factory=Requests)
     storage_class: str = ""

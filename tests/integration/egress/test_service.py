@@ -66,10 +66,7 @@ async def test_a_wrong_missing_or_misplaced_credential_gets_one_and_the_same_ans
 
 async def test_identities_that_fail_or_stall_refuse() -> None:
     class Failing:
-        async def is_token(self, sandbox: SandboxId, token: str) -> bool:
-            return True
-
-        async def is_source(self, sandbox: SandboxId, address: IpAddress) -> bool:
+        async def is_theirs(self, sandbox: SandboxId, token: str, address: IpAddress) -> bool:
             if sandbox == "one":
                 raise RuntimeError("the API server is away")
             return await asyncio.Future()

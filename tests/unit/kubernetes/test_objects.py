@@ -20,7 +20,9 @@ GOLDEN = Path(__file__).parent / "golden"
 FILES = ServerFiles(b"certificate", b"key", b"authority")
 
 SETTINGS = ClusterSettings(
-    image="images.example.org/team/python:3.12", inside_image="images.example.org/ringfence/inside:1"
+    image="images.example.org/team/python:3.12",
+    inside_image="images.example.org/ringfence/inside:1",
+    egress_address="192.0.2.9",
 )
 PLAIN = SandboxSpec(
     id=SandboxId("run-7"),

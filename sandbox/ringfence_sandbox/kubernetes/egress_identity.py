@@ -1,0 +1,53 @@
+"""Who is who at the egress proxy of a cluster: a credential that opens something only from the sandbox's own pod.
+
+The control plane hands each command a credential that is bound to the address its pod has now. The proxy computes it
+anew from the address that a connection comes from, so one that was carried elsewhere, into another run's pod or into
+one that the agent applied, is simply wrong. The proxy needs this key and no right in the cluster; the key opens no
+sandbox. Code: HMAC-SHA256 over `SANDBOX|ADDRESS`, 64 hex digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ringfence_sandbox.contract import SandboxId
+from ringfence_sandbox.egress.hosts import IpAddress
+from ringfence_sandbox.errors import IsolationUnavailable
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class EgressKey:
+    """Shared by the control plane and the egress proxy, by nobody else. Satisfies `egress.service.Identities`."""
+
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != KEY_BYTES:
+            raise IsolationUnavailable(
+                f"the egress key has {len(self.secret)} bytes instead of {KEY_BYTES}",
+                fix="make one from 32 random bytes, the same for the control plane and the egress proxy",
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> EgressKey:
+        """The key in a file. Raises `IsolationUnavailable`."""
+        try:
+            return cls(path.read_bytes())
+        except OSError as error:
+            raise IsolationUnavailable(
+                f"the egress key {path} cannot be read: {error.strerror}", fix="mount it, or name another file"
+            ) from error
+
+    def token(self, sandbox: SandboxId, address: str) -> str:
+        """The sandbox's credential while its pod has this address."""
+        where = ipaddress.ip_address(address)
+        return hmac.new(self.secret, f"{sandbox}|{where}".encode(), hashlib.sha256).hexdigest()
+
+    async def is_theirs(self, sandbox: SandboxId, token: str, address: IpAddress) -> bool:
+        return hmac.compare_digest(self.token(sandbox, str(address)).encode(), token.encode())
