@@ -93,6 +93,8 @@ class Exec:
     stopped, the files hashed, and on any difference nothing starts (outcome `refused`); they stay stopped until the
     command has ended. `timeout_s` ends the command's whole tree. Output (stdout and stderr together, as it came) is
     kept whole up to the sandbox's `output_bytes`, and returned as head and tail of `output_limit_bytes` in all.
+    `has_terminal`: standard input and output are a pseudo-terminal of 24 by 80 that controls the command; `stdin` is
+    typed there, and then its end.
     """
 
     call_id: CallId
@@ -104,6 +106,20 @@ class Exec:
     timeout_s: float = 120.0
     output_limit_bytes: int = 64 << 10
     sealed: Mapping[str, str] = field(default_factory=dict)
+    has_terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Give a file or folder another name, parents made, never through a symbolic link nor over what stands there.
+
+    What cannot be moved so has the outcome `refused` and nothing changes. Both names lie in one file system.
+    """
+
+    call_id: CallId
+    fence: int
+    source: PurePosixPath
+    target: PurePosixPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +137,7 @@ class Write:
     expected_sha256: str | None = None
 
 
-Action: TypeAlias = Exec | Write
+Action: TypeAlias = Exec | Write | Move
 
 
 class Ending(StrEnum):

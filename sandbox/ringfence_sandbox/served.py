@@ -19,6 +19,7 @@ from ringfence_sandbox.contract import (
     Listing,
     Matches,
     Mount,
+    Move,
     Outcome,
     OutputSink,
     Patch,
@@ -71,7 +72,9 @@ class ServedSandbox(Sandbox):
         try:
             if isinstance(action, Exec):
                 return await self._exec(action, on_output)
-            return await self._write(action)
+            if isinstance(action, Write):
+                return await self._write(action)
+            return await self._move(action)
         except asyncio.CancelledError:
             connection.notify({"op": "cancel", "call": action.call_id})
             raise
@@ -92,6 +95,8 @@ class ServedSandbox(Sandbox):
             header["sealed"] = dict(action.sealed)
         if on_output is not None:
             header["stream"] = True
+        if action.has_terminal:
+            header["has_terminal"] = True
         reply = await self._connection.request(
             header,
             action.stdin,
@@ -110,6 +115,16 @@ class ServedSandbox(Sandbox):
             "expected_sha256": action.expected_sha256,
         }
         return answers.outcome(action.call_id, await self._connection.request(header, action.content))
+
+    async def _move(self, action: Move) -> Outcome:
+        header: dict[str, wire.Json] = {
+            "op": "move",
+            "call": action.call_id,
+            "fence": action.fence,
+            "path": str(action.source),
+            "target": str(action.target),
+        }
+        return answers.outcome(action.call_id, await self._connection.request(header))
 
     async def recall(self, call_id: CallId) -> Outcome | Recall:
         reply = await self._connection.request({"op": "recall", "call": call_id}, limit_bytes=OUTPUT_CEILING)

@@ -21,6 +21,7 @@ from ringfence_sandbox.contract import (
     Listing,
     Matches,
     Mount,
+    Move,
     Outcome,
     OutputSink,
     Patch,
@@ -85,6 +86,10 @@ class CountingSandbox(Sandbox):
             if action.expected_sha256 is not None and action.expected_sha256 != found:
                 return Outcome(action.call_id, Ending.REFUSED, detail="the file has changed")
             self.files[str(action.path)] = action.content
+            self.effects.append(action)
+            return Outcome(action.call_id, Ending.DONE)
+        if isinstance(action, Move):
+            self.files[str(action.target)] = self.files.pop(str(action.source))
             self.effects.append(action)
             return Outcome(action.call_id, Ending.DONE)
         for path, sha256 in action.sealed.items():

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BURIED_WITHIN_S = 1.0
 READ_AT_ONCE = 256 << 10
 SIGXFSZ = 25
+END_OF_INPUT = b"\x04\x04"
+"""What ends a line that was begun, and then the input itself, as typed at a terminal."""
+TERMINAL_SIZE = (24).to_bytes(2, "little") + (80).to_bytes(2, "little") + bytes(4)
 
 
 class Paused:
@@ -37,9 +40,19 @@ class Paused:
 class Order:
     """What to run and how to watch it."""
 
-    __slots__ = ("call", "has_stream", "output_limit", "request", "stdin", "timeout_s")
+    __slots__ = ("call", "has_stream", "has_terminal", "output_limit", "request", "stdin", "timeout_s")
 
-    def __init__(self, call: str, request: Request, *, stdin: bytes, timeout_s: float, output_limit: int) -> None:
+    def __init__(
+        self,
+        call: str,
+        request: Request,
+        *,
+        stdin: bytes,
+        timeout_s: float,
+        output_limit: int,
+        has_terminal: bool = False,
+    ) -> None:
+        self.has_terminal = has_terminal
         self.call = call
         self.request = request
         self.stdin = stdin
@@ -77,13 +90,16 @@ class Call(Paused):
 
     def start(self) -> None:
         """Spawn it. A failure to do so is told as an outcome."""
-        out_read, out_write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(out_read, False)
-        if self.order.stdin:
+        if self.order.has_terminal:
+            out_read, out_write, in_read = self._open_terminal()
+        elif self.order.stdin:
+            out_read, out_write = os.pipe2(os.O_CLOEXEC)
             in_read, self._in = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(self._in, False)
         else:
+            out_read, out_write = os.pipe2(os.O_CLOEXEC)
             in_read = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        os.set_blocking(out_read, False)
         self._out = out_read
         try:
             self.keeper = self.runner.take_keeper(self.order.request, (in_read, out_write))
@@ -100,6 +116,19 @@ class Call(Paused):
         if self._in >= 0:
             loop.watch(self._in, 4, self._write)
         self.timer = loop.after(self.order.timeout_s, self._time_out)
+
+    def _open_terminal(self) -> tuple[int, int, int]:
+        """A pseudo-terminal: its master is read and typed at, its other end is the command's."""
+        import fcntl
+        import termios
+
+        master, other = os.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, TERMINAL_SIZE)
+        self.order.request.terminal = os.ttyname(other)
+        self._in = os.dup(master)
+        os.set_blocking(self._in, False)
+        self._unsent = memoryview(bytes(self.order.stdin) + END_OF_INPUT)
+        return master, other, os.dup(other)
 
     def _write(self, _: int) -> None:
         try:
@@ -125,6 +154,8 @@ class Call(Paused):
                 data = os.read(self._out, 64 << 10)
             except BlockingIOError:
                 return
+            except OSError:
+                data = b""  # a terminal whose last user is gone
             if not data:
                 self._end_output()
                 return

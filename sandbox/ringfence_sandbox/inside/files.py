@@ -199,6 +199,38 @@ def write(path: str, content: bytes, expected: str | None) -> str:
         os.close(parent)
 
 
+def move(source: str, target: str) -> str:
+    """Rename within one file system. Returns "" where it was done, else why it was refused."""
+    try:
+        old = open_folder(os.path.dirname(source), is_making=False)
+    except OSError as error:
+        return f"{source}: {error.strerror}"
+    try:
+        new = open_folder(os.path.dirname(target), is_making=True)
+    except OSError as error:
+        os.close(old)
+        return f"{target}: {error.strerror}"
+    try:
+        return _rename(old, os.path.basename(source), new, os.path.basename(target))
+    finally:
+        os.close(old)
+        os.close(new)
+
+
+def _rename(old: int, name: str, new: int, fresh: str) -> str:
+    try:
+        os.stat(fresh, dir_fd=new, follow_symlinks=False)
+    except FileNotFoundError:
+        try:
+            os.rename(name, fresh, src_dir_fd=old, dst_dir_fd=new)
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+        return ""
+    except OSError as error:
+        return f"{fresh}: {error.strerror}"
+    return f"{fresh}: something stands there already"
+
+
 def _replace(parent: int, name: str, content: bytes, expected: str | None) -> str:
     mode = 0o644
     try:

@@ -31,17 +31,18 @@ REQUEST_LIMIT = 96 << 10
 
 
 class Request:
-    """One command: `environment` is complete, `cwd` absolute."""
+    """One command: `environment` is complete, `cwd` absolute, `terminal` the path of the one that controls it or ""."""
 
-    __slots__ = ("argv", "cwd", "environment")
+    __slots__ = ("argv", "cwd", "environment", "terminal")
 
-    def __init__(self, argv: list[str], environment: dict[str, str], cwd: str) -> None:
+    def __init__(self, argv: list[str], environment: dict[str, str], cwd: str, terminal: str = "") -> None:
         self.argv = argv
         self.environment = environment
         self.cwd = cwd
+        self.terminal = terminal
 
     def packed(self) -> bytes:
-        return marshal.dumps((self.argv, self.environment, self.cwd))
+        return marshal.dumps((self.argv, self.environment, self.cwd, self.terminal))
 
 
 class Keeper:
@@ -183,8 +184,11 @@ def _nothing_left() -> bool:
 def _spawn(request: Request, fds: tuple[int, int]) -> int:
     os.chdir(request.cwd)
     program = _resolve(request.argv[0], request.environment.get("PATH", ""))
-    actions = [
-        (os.POSIX_SPAWN_DUP2, fds[0], 0),
+    actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
+        # A leader of a session gets the first terminal that it opens as the one that controls it.
+        (os.POSIX_SPAWN_OPEN, 0, request.terminal, os.O_RDWR, 0)
+        if request.terminal
+        else (os.POSIX_SPAWN_DUP2, fds[0], 0),
         (os.POSIX_SPAWN_DUP2, fds[1], 1),
         (os.POSIX_SPAWN_DUP2, fds[1], 2),
     ]

@@ -39,15 +39,29 @@ def _write(server: Server, channel: Channel, number: int, header: Header, body: 
     expected = header.get("expected_sha256")
     if expected is not None and not isinstance(expected, str):
         raise wire.WireError("expected_sha256 must be a text or null")
+    _act(server, channel, number, header, lambda: files.write(_place(server, path), body, expected))
+
+
+def _move(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    source, target = text(header, "path"), text(header, "target")
+    _act(server, channel, number, header, lambda: files.move(_place(server, source), _place(server, target)))
+
+
+def _place(server: Server, path: str) -> str:
+    target = files.resolved(server.settings.workspace, path)
+    if files.is_below(target, server.settings.state) or target.endswith("/"):
+        raise Answer("path", f"{path}: not a place for files")
+    return target
+
+
+def _act(server: Server, channel: Channel, number: int, header: Header, work: Callable[[], str]) -> None:
+    """Do what takes no time, once: `work` returns why it was refused, or ""."""
     call = server.begin(channel, number, header)
     if call is None:
         return
     server.journal.start(call)
     try:
-        target = files.resolved(server.settings.workspace, path)
-        if files.is_below(target, server.settings.state) or target.endswith("/"):
-            raise Answer("path", f"{path}: not a place for files")
-        refusal = files.write(target, body, expected)
+        refusal = work()
     except Answer as answer:
         refusal = str(answer)
     fields: Header = {"ending": "refused" if refusal else "done", "exit_code": None if refusal else 0, "head": 0}
@@ -285,6 +299,7 @@ def _egress(server: Server, channel: Channel, number: int, header: Header, body:
 
 OPERATIONS = {
     "write": _write,
+    "move": _move,
     "read": _read,
     "list": _list,
     "search": _search,

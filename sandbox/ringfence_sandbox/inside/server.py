@@ -181,7 +181,14 @@ class Server:
             merged[key] = value
         request = Request([str(one) for one in argv], merged, text(header, "cwd"))
         limit = min(max(integer(header, "output_limit"), 0), OUTPUT_CEILING)
-        return Order(text(header, "call"), request, stdin=body, timeout_s=float(timeout), output_limit=limit)
+        return Order(
+            text(header, "call"),
+            request,
+            stdin=body,
+            timeout_s=float(timeout),
+            output_limit=limit,
+            has_terminal=header.get("has_terminal") is True,
+        )
 
     def _stream(self, call: str, data: bytes) -> bool:
         """Pass output on. False where the reader is behind: the caller pauses until `caught_up`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -13,6 +14,7 @@ from ringfence_sandbox.contract import (
     CallId,
     Ending,
     Exec,
+    Move,
     Outcome,
     Recall,
     SandboxId,
@@ -20,6 +22,7 @@ from ringfence_sandbox.contract import (
     Write,
 )
 from ringfence_sandbox.errors import PathRefused, SandboxGone, StaleFence
+from ringfence_sandbox.forking import fork
 from tests.contracts.sandbox.conftest import Box
 from tests.contracts.sandbox.repositories import apply, clone
 
@@ -156,3 +159,51 @@ async def test_a_hook_or_a_setting_of_git_written_inside_is_marked_beside_the_pa
     patch = await box.sandbox.diff()
     assert patch.watched == (".git/config", ".git/hooks/post-checkout")
     assert b"evil" not in patch.data
+
+
+async def test_a_move_never_goes_over_what_stands_there_nor_through_a_link(box: Box) -> None:
+    await box.sh("echo other > other; mkdir /tmp/d; ln -s /tmp/d door")
+    for source, target in (("app.py", "other"), ("app.py", "door/app.py"), ("absent", "x"), ("../etc/passwd", "x")):
+        move = Move(box.call(), 1, PurePosixPath("/workspace", source), PurePosixPath("/workspace", target))
+        assert (await box.sandbox.perform(move)).ending is Ending.REFUSED, (source, target)
+    assert await box.says("cat other; ls /tmp/d; cat app.py") == "other\nx = 1"
+
+
+async def test_a_file_is_moved_once_into_folders_that_are_made(box: Box) -> None:
+    move = Move(box.call(), 1, APP, PurePosixPath("/workspace/a/b/moved.py"))
+    assert [(await box.sandbox.perform(move)).ending for _ in range(2)] == [Ending.DONE] * 2
+    assert await box.says("cat a/b/moved.py; ls app.py 2>/dev/null") == "x = 1"
+
+
+async def test_a_command_at_a_terminal_is_controlled_by_it_and_typed_at(box: Box) -> None:
+    command = "tty; stty size; read line; echo got $line; cat; exit 3"
+    action = Exec(box.call(), 1, ("bash", "-c", command), stdin=b"typed\nmore\n", has_terminal=True, timeout_s=20)
+    outcome = await box.sandbox.perform(action)
+    said = (outcome.head + outcome.tail).decode().replace("\r", "")
+    assert (outcome.ending, outcome.exit_code) == (Ending.DONE, 3)
+    for expected in ("/dev/pts/", "24 80", "got typed"):
+        assert expected in said
+
+
+async def test_without_a_terminal_there_is_none(box: Box) -> None:
+    assert await box.says("tty; true") == "not a tty"
+
+
+async def test_a_terminal_that_hangs_ends_at_its_time_with_its_tree(box: Box) -> None:
+    action = Exec(box.call(), 1, ("bash", "-c", "sleep 311 & sleep 312"), has_terminal=True, timeout_s=0.5)
+    assert (await box.sandbox.perform(action)).ending is Ending.TIMEOUT
+    assert await box.says("grep -l sleep /proc/[0-9]*/comm 2>/dev/null | wc -l") == "0"
+
+
+async def test_a_fork_has_the_files_and_goes_its_own_way(box: Box, bundle: Bundle, tmp_path: Path) -> None:
+    await box.sh("echo 'x = 2' > app.py; ln -s app.py link; mkdir d; printf '\\1' > d/bin; echo kept > ~/note")
+    spec = replace(box.spec, id=SandboxId("fork-1"))
+    sandbox = await fork(box.sandbox, box.backend, spec, bundle, scratch=tmp_path)
+    try:
+        copy = Box(box.backend, spec, sandbox)
+        assert await copy.says("cat link ~/note; readlink link; wc -c < d/bin") == "x = 2\nkept\napp.py\n1"
+        await copy.sh("echo 'x = 3' > app.py")
+        assert await box.says("cat app.py") == "x = 2"
+        assert b"+x = 3" in (await sandbox.diff()).data
+    finally:
+        await box.backend.destroy(spec.id)
