@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from ringfence import models
 from ringfence.budgets import check_team, narrowed
 from ringfence.cluster import with_sandbox
-from ringfence.errors import Mistake, Refused
+from ringfence.errors import Mistake, Refused, Unavailable
 from ringfence.wiring import Workshop
 from ringfence_agents.prompt import system_prompt
 from ringfence_agents.runs import NewRun, TaskId, open_run
@@ -33,6 +33,8 @@ from ringfence_tools.people import Person
 from ringfence_tools.profile import Profile, parse_profile, pin_profile
 
 TASK_LIMIT_CHARS = 32 << 10
+LEAST_ROOM_BYTES = 16 << 20
+"""Less than this does not hold the log, a sandbox's own files and any workspace: nothing is begun."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _SCP_FORM = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^/].*\Z")
 
@@ -49,30 +51,33 @@ class Order:
     is_dirty_allowed: bool = False
     sandbox: str | None = None
     """`kubernetes`: on the cluster instead of on this machine."""
+    team: str = ""
+    """The team that it is for; without it, the one of the profile's that the person is in."""
 
 
-async def open_order(workshop: Workshop, order: Order, person: Person) -> RunId:
-    """Store the task and its run, queued. Raises `Mistake`, `Refused`, `ProfileInvalid`, `WorkspaceRefused`."""
+async def open_order(workshop: Workshop, order: Order, person: Person, *, run: RunId | None = None) -> RunId:
+    """Store the task and its run, queued; `run` where the caller has chosen its id. Raises `Mistake`, `Refused`, `ProfileInvalid`, `WorkspaceRefused`."""
     if not order.text.strip() or len(order.text) > TASK_LIMIT_CHARS:
         raise Mistake("the task is empty or too long", fix=f"Describe it in 1 to {TASK_LIMIT_CHARS} characters")
+    _check_room(workshop.settings.home)
     document = pin_profile(order.profile, workshop.settings.profile_search)
     if order.sandbox is not None:
         document = with_sandbox(document, order.sandbox, workshop.settings)
     profile = parse_profile(document.encode(), order.profile)
     _check_allowed(profile, order.repository, person)
-    team = next(iter(sorted(set(profile.teams) & person.groups)), "")
+    team = order.team or next(iter(sorted(set(profile.teams) & person.groups)), "")
     await check_team(workshop.store, profile, team)
     caps = narrowed(profile.budget.run, order.budget)
     model = models.choose(profile, order.model, workshop.settings)
     await models.check_reach(model, profile, workshop.settings, workshop.egress)
-    run = RunId(fresh_id("r"))
+    run = run or RunId(fresh_id("r"))
     with _folder(workshop.settings.runs / run) as folder:
         bundle = await _bundle(workshop, order, profile, run=run, person=person, folder=folder)
         new = NewRun(
             run=run,
             task=TaskId(fresh_id("t")),
             text=order.text,
-            repository=order.repository,
+            repository=order.repository if is_url(order.repository) else str(Path(order.repository).resolve()),
             assigned_by=person.principal,
             profile=profile.metadata.name,
             profile_version=str(profile.metadata.version),
@@ -97,6 +102,15 @@ def fresh_id(prefix: str) -> str:
 
 def is_url(repository: str) -> bool:
     return "://" in repository or (_SCP_FORM.match(repository) is not None and not Path(repository).exists())
+
+
+def _check_room(home: Path) -> None:
+    free = shutil.disk_usage(home).free
+    if free < LEAST_ROOM_BYTES:
+        raise Unavailable(
+            f"the disk that holds {home} has only {free >> 20} MiB left",
+            fix=f"Free at least {LEAST_ROOM_BYTES >> 20} MiB, or point RINGFENCE_HOME elsewhere",
+        )
 
 
 def _check_allowed(profile: Profile, repository: str, person: Person) -> None:

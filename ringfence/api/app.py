@@ -15,12 +15,20 @@ from ringfence.api import problems
 from ringfence.api.etags import ETags
 from ringfence.api.guarding import Guard
 from ringfence.api.house import House
-from ringfence.api.routes import cards, me, system
+from ringfence.api.routes import cards, log, me, operate, people, profiles, runs, system
 from ringfence.console import pages
 
 API = "/api/v1"
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-_ROUTERS = (me.router, cards.router)
+_ROUTERS = (
+    me.router,
+    runs.router,
+    cards.router,
+    profiles.router,
+    log.router,
+    people.router,
+    operate.router,
+)
 
 
 @asynccontextmanager

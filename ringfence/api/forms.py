@@ -13,7 +13,7 @@ from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ringfence.api.house import House
-from ringfence.api.reading import HeldGrant, RunLine, Waiting
+from ringfence.api.reading import HeldGrant, RunLine, Waiting, model_name
 from ringfence.auth.people import PersonRecord, Team
 from ringfence.auth.roles import Permission, Role
 from ringfence.auth.tokens import Token
@@ -130,7 +130,7 @@ class RunOut(Answered):
             waits_for=run.waits_for.value,
             detail=run.detail,
             profile=run.profile,
-            model=run.model,
+            model=model_name(run.model),
             on_behalf_of=run.on_behalf_of,
             turn=run.turn,
             cost_micro_usd=run.cost_micro_usd,

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, Select, func, select, tuple_
 from ringfence.api.problems import Unseen
 from ringfence.auth.identity import Identity, Reach
 from ringfence.auth.roles import Permission
+from ringfence.models import REPLAY
 from ringfence.voting import is_for
 from ringfence_agents.errors import RunNotFound
 from ringfence_agents.runs import RunRecord, RunState, WaitsFor, load
@@ -223,6 +224,11 @@ def _waiting(connection: Connection, query: Select[tuple[object, ...]]) -> tuple
     return tuple(Waiting(cards[row.id], row.team, row.text) for row in rows)
 
 
+def model_name(word: str) -> str:
+    """The word for a run's model as others see it: a recording's path on this machine is nobody's business."""
+    return "a recording" if word.startswith(REPLAY) else word
+
+
 def _line(row: Row[tuple[object, ...]]) -> RunLine:
     return RunLine(
         id=row.id,
@@ -234,7 +240,7 @@ def _line(row: Row[tuple[object, ...]]) -> RunLine:
         waits_for=WaitsFor(row.waits_for),
         detail=row.detail,
         profile=row.profile,
-        model=row.model,
+        model=model_name(row.model),
         person=row.on_behalf_of,
         turn=row.turn,
         cost_micro_usd=row.cost_micro_usd,

@@ -11,11 +11,18 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from ringfence.api import problems
-from ringfence.console import inbox_pages, login_pages
+from ringfence.console import audit_pages, board_pages, inbox_pages, login_pages, people_pages, platform_pages
 from ringfence.console.views import STATIC, Views
 from ringfence.console.visiting import SEE_LOGIN, views_of
 
-_ROUTERS = (login_pages.router, inbox_pages.router)
+_ROUTERS = (
+    login_pages.router,
+    inbox_pages.router,
+    board_pages.router,
+    audit_pages.router,
+    platform_pages.router,
+    people_pages.router,
+)
 
 
 def install(app: FastAPI) -> None:

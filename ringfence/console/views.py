@@ -5,6 +5,7 @@ as HTML, and so that no character hides, reorders or imitates another.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from ringfence.api.house import House
+from ringfence.api.reading import model_name
 from ringfence.auth.identity import Identity
 from ringfence.auth.roles import EVERY_TEAM, Permission
+from ringfence.console.ansi import ansi
 from ringfence.escaping import line, visible
 from ringfence.render import money, span_of_time
 from ringfence_tools.clock import micros, moment
@@ -69,6 +72,10 @@ class Views:
             line=lambda value, width=200: line(str(value), width=width),
             safe_lines=lambda value: visible(str(value), keeps_lines=True),
             marked=marked,
+            ansi=ansi,
+            model_name=model_name,
+            pretty=pretty,
+            told=told,
             money=money,
             span=lambda microseconds: span_of_time(microseconds / 1_000_000),
         )
@@ -135,3 +142,32 @@ def marked(text: str) -> Markup:
         parts += [escape(text[at : found.start()]), Markup("<mark>{}</mark>").format(found[0])]
         at = found.end()
     return Markup("").join([*parts, escape(text[at:])])
+
+
+def pretty(data: Mapping[str, object]) -> str:
+    """An entry's data as people read it, everything beyond ASCII spelled out."""
+    return json.dumps(data, indent=2, ensure_ascii=True, sort_keys=True)
+
+
+_TOLD = (
+    "what",
+    "tool",
+    "status",
+    "state",
+    "verdict",
+    "action",
+    "host",
+    "port",
+    "reason",
+    "detail",
+    "escalation",
+    "grant",
+)
+
+
+def told(data: Mapping[str, object]) -> str:
+    """One line on what an entry says. Hostile: `line` it."""
+    decision = data.get("decision")
+    effect = [f"decision={decision.get('effect')}"] if isinstance(decision, Mapping) and decision.get("effect") else []
+    words = [f"{name}={value}" for name in _TOLD if (value := data.get(name)) not in (None, "", [])]
+    return " ".join([*words, *effect])
