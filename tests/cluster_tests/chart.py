@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from ringfence_sandbox.errors import IsolationUnavailable
 from ringfence_sandbox.kubernetes import rights_check
@@ -22,6 +23,15 @@ from tests.cluster_tests.node import ROOT, Cluster
 
 CHART = ROOT / "deploy" / "helm" / "ringfence"
 RIGHTS = ("rights", "policy-orchestrator", "policy-agents", "policy-run-pods")
+GIVEN = (
+    "image.repository=images.example.org/ringfence",
+    "database.secret=database",
+    "sandbox.image=images.example.org/team:1",
+    "sandbox.insideImage=images.example.org/inside:1",
+    "sandbox.allowedImages={images.example.org/}",
+)
+"""Values without which the chart refuses."""
+Completed: TypeAlias = "subprocess.CompletedProcess[str]"
 ENFORCED_WITHIN_S = 30.0
 
 
@@ -82,13 +92,18 @@ def kubectl(cluster: Cluster, *argv: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def rendered(cluster: Cluster, name: str, *, only: tuple[str, ...] = (), values: tuple[str, ...] = ()) -> str:
+def renders(cluster: Cluster, name: str, *, values: tuple[str, ...], only: tuple[str, ...] = ()) -> Completed:
+    """`helm template`, whatever comes of it."""
     command = [cluster.program("helm"), "template", name, str(CHART), "--namespace", f"{name}-system"]
     for template in only:
         command += ["--show-only", f"templates/{template}.yaml"]
     for value in values:
         command += ["--set", value]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def rendered(cluster: Cluster, name: str, *, only: tuple[str, ...] = (), values: tuple[str, ...] = ()) -> str:
+    done = renders(cluster, name, values=(*GIVEN, *values), only=only)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

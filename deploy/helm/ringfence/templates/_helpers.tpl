@@ -18,3 +18,142 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 
 {{/* Which runs are this installation's: the value of the label ringfence/instance on their namespaces. */}}
 {{- define "ringfence.instance" -}}{{ default (include "ringfence.name" .) .Values.sandbox.instance }}{{- end -}}
+
+{{- define "ringfence.image" -}}
+{{- if .Values.image.digest -}}{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}{{- end -}}
+{{- end -}}
+
+{{- define "ringfence.keys" -}}{{ default (printf "%s-keys" (include "ringfence.name" .)) .Values.keys.secret }}{{- end -}}
+{{- define "ringfence.claim" -}}{{ default (printf "%s-state" (include "ringfence.name" .)) .Values.state.claim }}{{- end -}}
+
+{{/* What selects the pods of one component. Sandboxes open to pods with ringfence/component=control-plane only. */}}
+{{- define "ringfence.selector" -}}
+app.kubernetes.io/name: ringfence
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+ringfence/part: {{ .part }}
+{{- end -}}
+
+{{/* Restricted Pod Security, for ourselves too. */}}
+{{- define "ringfence.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+{{- define "ringfence.security" -}}
+{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, runAsNonRoot: true, capabilities: {drop: [ALL]}}
+{{- end -}}
+
+{{/* The setting RINGFENCE_KUBERNETES: what `ringfence.cluster.ClusterForm` reads. */}}
+{{- define "ringfence.cluster" -}}
+{{- $form := dict "image" .Values.sandbox.image "inside_image" .Values.sandbox.insideImage
+  "instance" (include "ringfence.instance" .) "image_pull_policy" .Values.sandbox.pullPolicy
+  "namespace" .Release.Namespace "run_manager_role" (include "ringfence.runManager" .)
+  "service_account" (include "ringfence.orchestrator" .) "storage_class" .Values.sandbox.storageClass
+  "has_storage_limits" .Values.sandbox.storageLimits "has_user_namespaces" .Values.sandbox.userNamespaces
+  "control_cidrs" .Values.sandbox.controlCidrs "cpu_request_milli" .Values.sandbox.cpuRequestMilli
+  "memory_request_mib" .Values.sandbox.memoryRequestMib -}}
+{{- $form | toJson -}}
+{{- end -}}
+
+{{- define "ringfence.env" -}}
+- {name: RINGFENCE_HOME, value: /var/lib/ringfence}
+- {name: RINGFENCE_CONFIG, value: /etc/ringfence}
+- {name: RINGFENCE_DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ .Values.database.secret | quote }}, key: dsn}}}
+- {name: RINGFENCE_KUBERNETES, value: {{ include "ringfence.cluster" . | quote }}}
+- {name: HOME, value: /tmp}
+{{- if .Values.model.baseUrl }}
+- {name: OPENAI_BASE_URL, value: {{ .Values.model.baseUrl | quote }}}
+{{- end }}
+{{- if .Values.model.name }}
+- {name: OPENAI_MODEL, value: {{ .Values.model.name | quote }}}
+{{- end }}
+{{- if .Values.model.secret }}
+- {name: OPENAI_API_KEY, valueFrom: {secretKeyRef: {name: {{ .Values.model.secret | quote }}, key: api-key}}}
+{{- end }}
+{{- end -}}
+
+{{- define "ringfence.mounts" -}}
+- {name: state, mountPath: /var/lib/ringfence}
+- {name: config, mountPath: /etc/ringfence, readOnly: true}
+- {name: tmp, mountPath: /tmp}
+{{- end -}}
+
+{{- define "ringfence.volumes" -}}
+- name: state
+  {{- if .Values.state.enabled }}
+  persistentVolumeClaim: {claimName: {{ include "ringfence.claim" . | quote }}}
+  {{- else }}
+  emptyDir: {sizeLimit: 10Gi}
+  {{- end }}
+- {name: tmp, emptyDir: {sizeLimit: 2Gi}}
+- {name: keys, secret: {secretName: {{ include "ringfence.keys" . | quote }}, defaultMode: 288}}
+- name: config
+  projected:
+    sources:
+      - configMap: {name: {{ include "ringfence.name" . }}-config}
+      - configMap:
+          name: {{ include "ringfence.name" . }}-profiles
+          items:
+            {{- range $name, $_ := .Values.profiles }}
+            - {key: {{ $name }}.yaml, path: profiles/{{ $name }}.yaml}
+            {{- else }} []
+            {{- end }}
+{{- end -}}
+
+{{/* Keys lie in a Secret; the program insists that nobody else can read them, which a Secret's mount cannot say. */}}
+{{- define "ringfence.takeKeys" -}}
+- name: keys
+  image: {{ include "ringfence.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command:
+    - /bin/sh
+    - -euc
+    - |
+      umask 077
+      for key in audit people originals sandbox; do
+        cp "/keys/$key.key" "/var/lib/ringfence/.$key.$HOSTNAME"
+        mv "/var/lib/ringfence/.$key.$HOSTNAME" "/var/lib/ringfence/$key.key"
+      done
+  securityContext: {{ include "ringfence.security" . }}
+  resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {memory: 64Mi}}
+  volumeMounts:
+    - {name: state, mountPath: /var/lib/ringfence}
+    - {name: keys, mountPath: /keys, readOnly: true}
+{{- end -}}
+
+{{/* The attacks of `ringfence doctor --cluster`: nothing that drives runs starts where one succeeds. */}}
+{{- define "ringfence.attack" -}}
+- name: attack
+  image: {{ include "ringfence.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [ringfence, doctor, --cluster]
+  env: {{- include "ringfence.env" . | nindent 4 }}
+  securityContext: {{ include "ringfence.security" . }}
+  resources: {requests: {cpu: 10m, memory: 128Mi}, limits: {memory: 512Mi}}
+  volumeMounts: {{- include "ringfence.mounts" . | nindent 4 }}
+{{- end -}}
+
+{{- define "ringfence.placement" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
