@@ -89,8 +89,16 @@ class Session(Protocol):
     def now(self) -> datetime | None:
         """The database's clock (aware UTC), or None where the injected clock rules (SQLite)."""
 
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether jobs are first run without the means to undo one alone: where that costs a question to the server
+        for each job, a batch in which one fails is better rolled back, and run again with care."""
+
+    def roll_back(self) -> None:
+        """Undo the whole batch; `begin` starts the next."""
+
     def enter(self) -> None:
-        """Start one job inside the batch."""
+        """Start one job that `undo` may have to take back."""
 
     def leave(self) -> None:
         """Keep what the job did."""

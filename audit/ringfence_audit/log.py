@@ -63,6 +63,14 @@ class OpenTransaction:
         self.is_news = True
 
 
+class _Disappointed(Exception):
+    """A job failed that cannot be undone alone."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass(frozen=True, slots=True)
 class _Done:
     """What the transactions of a batch that did not fail left behind."""
@@ -134,7 +142,10 @@ class Log:
         try:
             session = self._begin()
             tasks = [*first, *late()]
-            batch = self._assemble(self._run(session, tasks), session, token)
+            done = self._try(session, tasks)
+            if done is None:
+                return
+            batch = self._assemble(done, session, token)
             session.append(batch.appended)
         except Exception as error:  # noqa: BLE001  # the batch's boundary: every caller is told, the writer goes on
             self._discard()
@@ -219,17 +230,31 @@ class Log:
             )
         self._head, self._noted, self._pending = head, noted, None
 
-    def _run(self, session: Session, tasks: Sequence[Task]) -> _Done:
+    def _try(self, session: Session, tasks: Sequence[Task]) -> _Done | None:
+        """Run the batch, in a second try with care where the first was hopeful; None where nothing is left of it."""
+        try:
+            return self._run(session, tasks, is_careful=not session.is_hopeful)
+        except _Disappointed as failed:
+            session.roll_back()
+            if len(tasks) == 1:
+                tasks[0].error = failed.error
+                return None
+        return self._run(self._begin(), tasks, is_careful=True)
+
+    def _run(self, session: Session, tasks: Sequence[Task], *, is_careful: bool) -> _Done:
         now = session.now()
         recorded: list[Prepared] = []
         is_news = False
         for task in tasks:
             transaction = OpenTransaction(session.connection, now or self._clock(), self._preparer)
-            session.enter()
+            if is_careful:
+                session.enter()
             try:
                 task.result = task.work(transaction)
                 session.leave()
             except Exception as error:  # a task's boundary: its caller gets the error, the others go on
+                if not session.is_storage_failure(error) and not is_careful:
+                    raise _Disappointed(error) from error
                 if session.is_storage_failure(error) or not session.undo():
                     raise LogUnavailable(f"the database failed during a transaction: {error}") from error
                 task.error = error

@@ -55,8 +55,8 @@ class Store(Protocol):
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction and return its result once durable. What `work` raises is raised here.
 
-        `work` is synchronous, quick, does no I/O of its own, and may be run again from the start on PostgreSQL when
-        the server reports a serialisation failure. Raises `LogUnavailable` where it could not be committed.
+        `work` is synchronous, quick, does no I/O of its own, and may be run again from the start: on PostgreSQL when
+        another transaction of its group raised. Raises `LogUnavailable` where it could not be committed.
         """
 
     async def read(self, work: Callable[[Connection], T]) -> T:

@@ -65,18 +65,17 @@ class PostgresSession(EvidenceSession):
         super().__init__(connection)
         self._is_clock = is_clock
         self._now: datetime | None = None
-        self._is_first_job = True
+        self._has_savepoint = False
         self._appended: Appended | None = None
 
     def begin(self) -> Head:
-        self._is_first_job, self._appended = True, None
+        self._has_savepoint, self._appended = False, None
         with self._driver.pipeline():  # one round trip; each statement still sees what was committed before it
             self._driver.execute("BEGIN")
             self._driver.execute("SET LOCAL synchronous_commit = off")
             self._driver.execute("SELECT pg_advisory_xact_lock(%s)", (APPEND_LOCK,))
             clock = self._driver.execute("SELECT clock_timestamp()")
             heads = self._driver.execute(self.TEXT["head"])
-            self._driver.execute("SAVEPOINT job")
             (self._now,) = clock.fetchall()[0]
             found = heads.fetchall()
         return Head(found[0][0], found[0][1]) if found else Head(0, b"")
@@ -84,11 +83,16 @@ class PostgresSession(EvidenceSession):
     def now(self) -> datetime | None:
         return None if self._now is None or not self._is_clock else self._now.astimezone(UTC)
 
+    @property
+    def is_hopeful(self) -> bool:
+        return True
+
+    def roll_back(self) -> None:
+        self._driver.execute("ROLLBACK")
+
     def enter(self) -> None:
-        # The first job's savepoint was made with the transaction; later ones take the place of the one before.
-        if not self._is_first_job:
-            self._driver.execute("RELEASE job; SAVEPOINT job")
-        self._is_first_job = False
+        self._driver.execute("RELEASE job; SAVEPOINT job" if self._has_savepoint else "SAVEPOINT job")
+        self._has_savepoint = True
 
     def leave(self) -> None:
         if self._driver.info.transaction_status is not TransactionStatus.INTRANS:

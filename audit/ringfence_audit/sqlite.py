@@ -52,6 +52,13 @@ class SqliteSession(EvidenceSession):
     def now(self) -> datetime | None:
         return None
 
+    @property
+    def is_hopeful(self) -> bool:
+        return False
+
+    def roll_back(self) -> None:
+        self._driver.execute("ROLLBACK")
+
     def enter(self) -> None:
         self._driver.execute("SAVEPOINT job")
 
