@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
-from ringfence_sandbox.connection import JsonObject, Reply
+from ringfence_sandbox.connection import JsonObject, Reply, is_sound
 from ringfence_sandbox.contract import (
     CallId,
     ChangedFile,
@@ -29,7 +30,7 @@ STATUSES = ("added", "modified", "deleted")
 
 def text(fields: JsonObject, key: str, *, limit: int = TEXT_LIMIT) -> str:
     value = fields.get(key, "")
-    if not isinstance(value, str) or len(value) > limit:
+    if not isinstance(value, str) or len(value) > limit or not is_sound(value):
         raise ProtocolViolation(f"{key} is not a text of at most {limit} characters")
     return value
 
@@ -88,9 +89,10 @@ def outcome(call_id: CallId, reply: Reply) -> Outcome:
 def items(body: bytes, *, limit: int) -> Sequence[JsonObject]:
     """The objects of a list that came as JSON arrays one after another."""
     found: list[JsonObject] = []
-    for line in body.split(b"\n"):
-        if not line:
-            continue
+    for count, line in enumerate(io.BytesIO(body)):
+        # One line came in one frame: a longer one, or more of them than items, is made to be dear.
+        if count > limit or len(line) > wire.BODY_LIMIT:
+            raise ProtocolViolation("a list in pieces that nobody sends")
         try:
             values = wire.loads(line.decode())
         except (ValueError, StopIteration, RecursionError) as error:
@@ -116,14 +118,19 @@ def dirent(fields: JsonObject) -> Dirent:
 
 
 def match(fields: JsonObject) -> Match:
-    return Match(text(fields, "path", limit=PATH_LIMIT), number(fields, "line"), text(fields, "text"))
+    path = text(fields, "path", limit=PATH_LIMIT)
+    if not path:
+        raise ProtocolViolation("a match in no file")
+    return Match(path, number(fields, "line"), text(fields, "text"))
 
 
 def changed_file(fields: JsonObject) -> ChangedFile:
-    status = text(fields, "status")
+    status, path = text(fields, "status"), text(fields, "path", limit=PATH_LIMIT)
+    if not path or path.startswith("/") or ".." in path.split("/"):
+        raise ProtocolViolation("a change outside of the workspace")
     for known in STATUSES:
         if status == known:
-            return ChangedFile(text(fields, "path", limit=PATH_LIMIT), known, digest(fields, "sha256"))  # type: ignore[arg-type] # a tuple of literals does not narrow
+            return ChangedFile(path, known, digest(fields, "sha256"))  # type: ignore[arg-type] # a tuple of literals does not narrow
     raise ProtocolViolation("a change of an unknown status")
 
 
@@ -134,7 +141,7 @@ def patch(reply: Reply) -> Patch:
     watched = reply.header.get("watched", [])
     if not isinstance(watched, list) or len(watched) > WATCHED_LIMIT:
         raise ProtocolViolation("watched is no short list")
-    names = tuple(name for name in watched if isinstance(name, str) and len(name) <= PATH_LIMIT)
+    names = tuple(name for name in watched if isinstance(name, str) and len(name) <= PATH_LIMIT and is_sound(name))
     if len(names) != len(watched):
         raise ProtocolViolation("watched holds what is no path")
     return Patch(reply.body, base, names)

@@ -239,7 +239,7 @@ class ServerConnection(asyncio.Protocol):
             waiting.done.set_result(Reply(header, bytes(waiting.body) + body))
             return
         kind, message = header.get("error"), header.get("message")
-        if not isinstance(kind, str) or not isinstance(message, str):
+        if not isinstance(kind, str) or not isinstance(message, str) or not is_sound(message):
             raise ProtocolViolation("an error without a kind")
         waiting.done.set_exception(ERRORS.get(kind, ProtocolViolation)(message[:MESSAGE_LIMIT]))
 
@@ -248,6 +248,11 @@ def _unheard(done: asyncio.Future[Reply]) -> None:
     """Take note of a failure that nobody waits for, so that it is not reported as forgotten."""
     if not done.cancelled():
         done.exception()
+
+
+def is_sound(text: str) -> bool:
+    """Whether a text can be written down: JSON can carry halves of characters, which no log and no database takes."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _greeting(header: wire.Header) -> Greeting:
@@ -265,4 +270,6 @@ def _layer(value: wire.Json) -> Layer:
     name, is_held, detail = value.get("name"), value.get("is_held"), value.get("detail", "")
     if not isinstance(name, str) or not isinstance(is_held, bool) or not isinstance(detail, str):
         raise ProtocolViolation("a layer without a name")
+    if not is_sound(name) or not is_sound(detail):
+        raise ProtocolViolation("a layer that cannot be written down")
     return Layer(name[:80], is_held, detail[:500])

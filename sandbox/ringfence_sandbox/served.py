@@ -36,7 +36,7 @@ ANSWER_WITHIN_S = 30.0
 """How much longer than its own limit an action may take to be answered, before the server counts as gone."""
 OUTPUT_CEILING = 1 << 20
 READ_CEILING = 64 << 20
-LIST_CEILING = 64 << 20
+LIST_CEILING = 16 << 20
 CHANGED_CEILING = 500_000
 PATCH_CEILING = 256 << 20
 WRITE_CEILING = 64 << 20
