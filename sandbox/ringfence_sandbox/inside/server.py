@@ -278,6 +278,8 @@ def prepare(settings: Settings) -> list[Header]:
     """Harden this process, make what commands need. Returns the layers as found; what is missing is said."""
     layers: list[Header] = []
     _close_strangers({0, 1, 2, settings.egress_fd})
+    if settings.egress_fd >= 0:
+        os.set_inheritable(settings.egress_fd, False)
     _raise_oom_score()
     if settings.is_hardened:
         kernel.must_prctl(kernel.PR_SET_DUMPABLE, 0)
