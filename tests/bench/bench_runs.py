@@ -63,7 +63,8 @@ class One(TypedDict):
     index: int
 
 
-async def bare(folder: Path) -> float:
+def bare_loop() -> StateGraph[Loop]:
+    """Think, two calls, collect; the messages lie outside the state."""
     messages: dict[str, list[str]] = {}
 
     async def think(state: Loop) -> dict[str, int]:
@@ -88,11 +89,15 @@ async def bare(folder: Path) -> float:
     graph.add_conditional_edges("think", after_think, ["tool", END])
     graph.add_edge("tool", "collect")
     graph.add_edge("collect", "think")
+    return graph
+
+
+async def bare(folder: Path) -> float:
     async with AsyncSqliteSaver.from_conn_string(str(folder / "bare.db")) as saver:
         saver.serde = JsonPlusSerializer(allowed_msgpack_modules=None)
         await saver.setup()
         await saver.conn.execute("PRAGMA synchronous=FULL")
-        compiled = graph.compile(checkpointer=saver)
+        compiled = bare_loop().compile(checkpointer=saver)
 
         async def one(n: int) -> None:
             config: RunnableConfig = {"configurable": {"thread_id": str(n)}, "recursion_limit": 1000}

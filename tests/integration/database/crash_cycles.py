@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import select
 import signal
 import sys
 import tempfile
@@ -24,7 +25,8 @@ from pathlib import Path
 import orjson
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Column, Connection, MetaData, String, Table, insert, select
+from sqlalchemy import Column, Connection, MetaData, String, Table, insert
+from sqlalchemy import select as select_rows
 
 from ringfence_audit import tables
 from ringfence_audit.errors import CommitUnknown, LogUnavailable
@@ -41,6 +43,7 @@ KEY = VerifierKey.of_log(SIGNER.origin, SIGNER.public_key)
 WRITERS = 8
 LONGEST_CYCLE_S = 0.3
 VERIFY_EVERY = 25
+FIRST_WORD_S = 60
 
 ROWS = Table("crash_rows", MetaData(), Column("id", String(60), nullable=False))
 
@@ -101,7 +104,9 @@ def cycle(number: int, url: str, server: PostgresServer | None, chance: random.R
         finally:
             os._exit(4)
     os.close(writing)
-    time.sleep(chance.uniform(0.02, LONGEST_CYCLE_S))
+    if number % 4:  # else it is struck while it opens the database, or at its first entries
+        select.select([reading], (), (), FIRST_WORD_S)
+    time.sleep(chance.uniform(0, LONGEST_CYCLE_S))
     if server is not None:
         fault = chance.choice(["none", "cut", "server"])
         if fault == "cut":
@@ -149,8 +154,8 @@ def check(store: SqlStore, acknowledged: set[str], *, is_whole: bool) -> None:
 
 
 def _kept(connection: Connection) -> tuple[list[str], list[str]]:
-    bodies = connection.execute(select(tables.entries.c.entry)).scalars()
-    return list(connection.execute(select(ROWS.c.id)).scalars()), [
+    bodies = connection.execute(select_rows(tables.entries.c.entry)).scalars()
+    return list(connection.execute(select_rows(ROWS.c.id)).scalars()), [
         orjson.loads(body)["event"]["data"]["id"] for body in bodies
     ]
 
