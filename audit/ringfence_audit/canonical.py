@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 from ringfence_audit.errors import InvalidEvent
-from ringfence_audit.events import JsonValue
+from ringfence_audit.events import JsonValue, Personal
 
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 64
@@ -22,13 +22,14 @@ _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHR
 class Survey:
     """What a walk over a value found: strings, keys, the longest string, and whether it can be encoded as it is."""
 
-    __slots__ = ("keys", "largest", "plain", "strings")
+    __slots__ = ("has_personal", "keys", "largest", "plain", "strings")
 
     def __init__(self) -> None:
         self.strings: list[str] = []
         self.keys: list[str] = []
         self.plain = True
         self.largest = 0
+        self.has_personal = False
 
     def walk(self, value: object, depth: int = 0) -> None:
         """Collect every string and key below `value`. Raises `InvalidEvent` on what has no canonical form."""
@@ -64,6 +65,7 @@ class Survey:
     def _unusual(self, value: object, depth: int) -> None:
         self.plain = False
         if isinstance(value, str):
+            self.has_personal = self.has_personal or isinstance(value, Personal)
             self._text(str(value))
         elif isinstance(value, Mapping):
             self._mapping(value, depth)

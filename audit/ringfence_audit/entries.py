@@ -8,10 +8,13 @@ null, `time` is the database's clock in RFC 3339 with microseconds, UTC.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from sqlalchemy import Connection
+
+from ringfence_audit import personal
 from ringfence_audit.blobs import BLOB_LIMIT
 from ringfence_audit.bodies import escape, take_out, take_out_fields, with_original
 from ringfence_audit.canonical import Survey, encode, plain
@@ -49,13 +52,19 @@ class Preparer:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
 
-    def prepare(self, event: Event, now: datetime) -> Prepared:
-        """Raises `InvalidEvent`."""
+    def prepare(self, event: Event, now: datetime, connection: Connection | None = None) -> Prepared:
+        """`connection` is the transaction's, for the keys of personal fields. Raises `InvalidEvent`."""
         for name in (event.run, event.actor):
             if not 0 < len(name) <= MAX_NAME:
                 raise InvalidEvent(f"a run and an actor have between 1 and {MAX_NAME} characters")
         survey = Survey()
         survey.walk(event.data)
+        if survey.has_personal:
+            if connection is None:
+                raise InvalidEvent("a personal field needs the transaction that its key is kept in")
+            now_us = int(now.timestamp() * 1_000_000)
+            sealed = {key: personal.seal(item, connection, now_us) for key, item in event.data.items()}
+            return self.prepare(replace(event, data=sealed), now, connection)
         data: JsonValue = event.data
         is_clean = self._redactor.is_clean(survey.strings, survey.keys)
         if not is_clean:

@@ -52,6 +52,18 @@ class Kind(StrEnum):
     ERASURE = "audit.erasure"
 
 
+class Personal(str):
+    """A text about `subject` (a principal, such as `person:ana`): the log encrypts it under a key of theirs, so that it
+    can be erased although entries never change."""
+
+    subject: str
+
+    def __new__(cls, subject: str, value: str) -> Personal:
+        text = super().__new__(cls, value)
+        text.subject = subject
+        return text
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened or is about to happen, not yet an entry.

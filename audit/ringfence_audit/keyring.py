@@ -30,6 +30,8 @@ class Trusted:
 
     key: VerifierKey
     until: int | None = None
+    is_former: bool = False
+    """Trusted only for what a later key vouches for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +63,25 @@ class Keyring:
         pinned = self.keys[0].key
         raise InvalidExport(f"it is not signed by {pinned.name}+{pinned.key_hash.hex()}, nor by a key that follows it")
 
+    def vouches(self, note: str) -> bool:
+        """Whether the pinned key or one that came after it signed the note: only such a one may be the newest."""
+        parsed = parse_note(note)
+        return any(is_signed(parsed, trusted.key) for trusted in self.keys if not trusted.is_former)
+
 
 def keyring(connection: Connection, pinned: VerifierKey) -> Keyring:
     """Follow the log's changes of keys both ways from the pinned one. Raises `InvalidExport` for a forged change."""
     changes = [
         _rotation(connection, *row) for row in connection.execute(select(rotations).order_by(rotations.c.position))
     ]
-    known = [str(pinned)]
-    followed: list[Rotation] = []
-    for change in _reachable(changes, str(pinned)):
-        followed.append(change)
-        known += [str(change.old), str(change.new)]
+    followed = _reachable(changes, str(pinned))
     until = {str(change.old): change.position + 1 + GRACE for change in followed}
-    unique = dict.fromkeys(known)
-    return Keyring(tuple(Trusted(VerifierKey.parse(name), until.get(name)) for name in unique), tuple(followed))
+    names = [*(str(change.old) for change in followed), *(str(change.new) for change in followed[-1:])]
+    at = names.index(str(pinned)) if names else 0
+    order = names[at:] + names[:at] if names else [str(pinned)]
+    former = set(names[:at])
+    keys = (Trusted(VerifierKey.parse(name), until.get(name), name in former) for name in order)
+    return Keyring(tuple(keys), tuple(followed))
 
 
 def _reachable(changes: list[Rotation], pinned: str) -> list[Rotation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -18,15 +19,28 @@ class KeyUnusable(AuditError):
 class Signer:
     """Signs checkpoints of the log called `origin`. Holds the private key in memory; never prints it."""
 
-    def __init__(self, origin: str, key: Ed25519PrivateKey) -> None:
+    def __init__(self, origin: str, key: Ed25519PrivateKey, *, path: Path | None = None) -> None:
         if not origin or any(c.isspace() or c == "+" or not c.isprintable() for c in origin):
             raise KeyUnusable("an origin is a name without spaces or plus signs, such as ringfence.example.org/log")
         self.origin = origin
         self._key = key
         self.public_key = key.public_key().public_bytes_raw()
+        self._path = path
+        self._stamp = None if path is None else _stamp(path)
+        self._newer: Signer | None = None
 
     def sign(self, message: bytes) -> bytes:
         return self._key.sign(message)
+
+    def fresh(self) -> Signer:
+        """The signer to use now: one with the key that lies in the file today, where a rotation changed it. A file
+        that cannot be read at this moment changes nothing."""
+        newest = self._newer or self
+        if newest._path is None or (stamp := _stamp(newest._path)) is None or stamp == newest._stamp:
+            return newest
+        with suppress(KeyUnusable):
+            self._newer = newest = Signer.load(newest._path, self.origin)
+        return newest
 
     @classmethod
     def generate(cls, origin: str) -> Signer:
@@ -43,7 +57,7 @@ class Signer:
             raise KeyUnusable(f"{path} is not a PEM private key") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise KeyUnusable(f"{path} holds a key that is not Ed25519")
-        return cls(origin, key)
+        return cls(origin, key, path=path)
 
     @classmethod
     def load_or_create(cls, path: Path, origin: str) -> Signer:
@@ -51,6 +65,15 @@ class Signer:
         if not path.exists():
             create_secret(path, new_key())
         return cls.load(path, origin)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when another file takes this name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def new_key() -> bytes:

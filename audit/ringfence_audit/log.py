@@ -57,7 +57,7 @@ class OpenTransaction:
         self._preparer = preparer
 
     def record(self, event: Event) -> None:
-        self.recorded.append(self._preparer.prepare(event, self.now))
+        self.recorded.append(self._preparer.prepare(event, self.now, self.connection))
 
     def announce(self) -> None:
         self.is_news = True

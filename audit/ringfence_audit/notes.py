@@ -36,6 +36,9 @@ class Signs(Protocol):
 
     def sign(self, message: bytes) -> bytes: ...
 
+    def fresh(self) -> Signs:
+        """The signer to use for the next signature: its key may have been replaced."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -105,6 +108,7 @@ class VerifierKey:
 def sign_checkpoint(checkpoint: Checkpoint, signer: Signs) -> str:
     """The signed note of a checkpoint."""
     text = checkpoint.text()
+    signer = signer.fresh()
     key = VerifierKey.of_log(signer.origin, signer.public_key)
     return f"{text}\n{_line(key, signer.sign(text.encode()))}"
 

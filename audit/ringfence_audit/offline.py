@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT = "ringfence-export/1"
 PROVED, USAGE, NOT_PROVED = 0, 2, 8
-"""Exit codes of the script."""
 
 _MAX_LINE = 64 * 1024 * 1024
 _MAX_SIZE = 2**53
@@ -96,16 +95,11 @@ class Key:
     def hash(self) -> bytes:
         return sha256(self.name.encode() + b"\n" + self.kind + self.raw).digest()[:4]
 
-    def __str__(self) -> str:
-        return f"{self.name}+{self.hash.hex()}+{base64.b64encode(self.kind + self.raw).decode()}"
-
 
 def parse_key(text: str) -> Key:
     """Read `name+hash+base64`. Raises `NotProved`."""
     parts = text.strip().split("+", 2)
-    if len(parts) != 3:
-        raise NotProved("a public key has the form name+hash+base64")
-    body = _base64(parts[2], "the public key")
+    body = _base64(parts[2] if len(parts) == 3 else "?", "a public key, name+hash+base64,")
     key = Key(parts[0], body[:1], body[1:])
     if key.kind not in (_LOG, _WITNESS) or len(key.raw) != 32 or not _utf8(key.name, "the public key"):
         raise NotProved("the public key is not Ed25519")
@@ -296,7 +290,7 @@ class _Export:
 
     def __init__(self, keys: Sequence[Key], anchors: Sequence[str]) -> None:
         self._trusted = [key for key in keys if key.kind == _LOG]
-        self._anchors = anchors
+        self._anchors, self._changes, self._former = anchors, list[tuple[Key, Key]](), list[Key]()
         self._rank, self._lines, self._is_whole = -1, 0, False
         self._checkpoint: Checkpoint | None = None
         self._query: Mapping[str, Json] = {}
@@ -358,7 +352,10 @@ class _Export:
 
     def _trusted_note(self, note: str) -> Checkpoint:
         old = parse_checkpoint(note)
-        if not any(old.signed_by(key) for key in self._trusted) or old.origin != self.checkpoint.origin:
+        if (
+            not any(old.signed_by(key) for key in (*self._trusted, *self._former))
+            or old.origin != self.checkpoint.origin
+        ):
             raise NotProved("an older checkpoint or an anchor is not signed by a key that you trust")
         return old
 
@@ -375,15 +372,20 @@ class _Export:
         self._absent.discard(digest)
 
     def _learn_key(self, line: Mapping[str, Json]) -> None:
-        """A rotation: a trusted key signed a tree that holds the entry in which it names its successor."""
-        signed = self._trusted_note(_text(line, "checkpoint"))
+        """A rotation: the old key signed a beginning of this log, in which an entry names its successor. A trusted key
+        vouches for its successors, and for what its predecessors signed before it."""
+        signed = parse_checkpoint(_text(line, "checkpoint"))
         entry = _read_entry(line, signed)
-        old, new = entry.data.get("old"), entry.data.get("new")
-        signers = [str(key) for key in self._trusted if signed.signed_by(key)]
-        if entry.kind != "audit.key" or old not in signers or not isinstance(new, str):
-            raise NotProved(f"entry {entry.index}: it does not name the successor of the key that signed it")
+        old, new = parse_key(_text(entry.data, "old")), parse_key(_text(entry.data, "new"))
+        if entry.kind != "audit.key" or signed.origin != self.checkpoint.origin or not signed.signed_by(old):
+            raise NotProved(f"entry {entry.index}: the old key has not signed for its successor")
         self._check_growth(signed, _text(line, "consistency"))
-        self._trusted.append(parse_key(new))
+        self._changes.append((old, new))
+        for older, newer in [*self._changes, *reversed(self._changes)]:
+            if older in self._trusted and newer not in self._trusted:
+                self._trusted.append(newer)
+            elif newer in (*self._trusted, *self._former):
+                self._former.append(older)
 
     def _take_entry(self, entry: Entry) -> None:
         if entry.index <= self._last:

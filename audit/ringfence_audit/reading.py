@@ -58,6 +58,8 @@ class _Reader:
         self._originals = None if digests is None else digests.originals
         self._story = Completeness(pruned=pruned)
         self._absent: set[str] = set()
+        self._dropped: set[int] = set()
+        self._accounted: set[int] = set()
         self._seen: set[str] = set()
         self._not_recomputable = 0
         self._first: datetime | None = None
@@ -68,6 +70,7 @@ class _Reader:
         fault = None
         for position, raw in rows:
             if raw is None:
+                self._dropped.add(position)
                 continue
             try:
                 self._take(position, raw)
@@ -77,6 +80,7 @@ class _Reader:
             except BlobDamaged:
                 fault = Fault("a large value of it was changed: it does not have the digest that is named", position)
                 break
+        fault = fault or self._unaccounted()
         is_old = self._first is not None and self._last is not None and self._last - self._first > _FIRST_SECONDS
         is_over = self._urgent is not None and now - self._urgent > _FIRST_SECONDS
         opened = self._story.finish()
@@ -100,9 +104,22 @@ class _Reader:
             self._urgent = entry.time
         if b'{"$blob":' in raw:
             entry = self._with_bodies(entry)
+        if entry.kind == Kind.PRUNE:
+            self._account(entry)
         if entry.kind == Kind.INTENT and self._recompute is not None:
             self._check_digest(entry, self._recompute)
         self._story.take(entry)
+
+    def _account(self, entry: Entry) -> None:
+        """What retention says that it dropped before this entry."""
+        ranges = entry.data.get("ranges")
+        for pair in ranges if isinstance(ranges, list) else ():
+            if isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair):
+                self._accounted.update(range(max(pair[0], 0), min(pair[1] + 1, entry.position)))
+
+    def _unaccounted(self) -> Fault | None:
+        missing = self._dropped - self._accounted
+        return Fault("its body was dropped, and no entry accounts for it", min(missing)) if missing else None
 
     def _with_bodies(self, entry: Entry) -> Entry:
         bodies: dict[str, bytes] = {}

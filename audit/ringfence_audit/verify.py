@@ -124,6 +124,8 @@ def _verify(
                 missing = checkpoint.size - size
                 raise Broken(f"the log was cut back: an anchored checkpoint has {missing} more entries")
         known = [_opened_note(trusted, note, f"the checkpoint of {at} entries") for at, note in notes]
+        if notes and not trusted.vouches(notes[-1][1]):
+            raise Broken("the newest checkpoint is signed by a key that was replaced before the one that you trust")
         signed = [*known, *kept, *(change.signed for change in trusted.rotations)]
         log = joined(_scanned(connection, size, sorted({item.size for item in signed}), parallel), size)
         check_streams(connection, log)

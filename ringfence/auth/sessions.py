@@ -14,7 +14,7 @@ from ringfence.auth.people import finish_setup, identity_of, setup_link
 from ringfence.auth.schema import people, web_sessions
 from ringfence.auth.sealing import Seal
 from ringfence.auth.secret_values import fingerprint, new_secret
-from ringfence_audit.events import Event, JsonValue, Kind
+from ringfence_audit.events import Event, JsonValue, Kind, Personal
 from ringfence_audit.port import Store, Transaction
 from ringfence_tools.clock import micros
 
@@ -108,8 +108,9 @@ def open_session(tx: Transaction, person: str, *, how: str, address: str) -> str
             expires_at=now + LONGEST_US,
         )
     )
-    data: dict[str, JsonValue] = {"what": "login", "person": person, "how": how, "address": address}
-    tx.record(Event(Kind.LOGIN, f"person:{person}", data))
+    subject = f"person:{person}"
+    data: dict[str, JsonValue] = {"what": "login", "person": person, "how": how, "address": Personal(subject, address)}
+    tx.record(Event(Kind.LOGIN, subject, data))
     return secret
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.commands import audit_anchor, audit_index
+from ringfence.commands import audit_anchor, audit_index, audit_life
 from ringfence.commands import audit_options as asking
 from ringfence.commands.options import Json
 
@@ -21,6 +21,10 @@ group = typer.Typer(no_args_is_help=True, help="Ask what happened, and verify it
 group.command()(audit_anchor.anchor)
 group.command()(audit_anchor.witness)
 group.add_typer(audit_index.group, name="index")
+group.add_typer(audit_life.key, name="key")
+group.add_typer(audit_life.hold, name="hold")
+group.command()(audit_life.prune)
+group.command()(audit_life.erase)
 
 
 @group.command()

@@ -1,0 +1,283 @@
+"""How long entries live: dropped bodies leave proofs whole, holds hold, erased fields are gone, keys change."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ringfence_audit.errors import EntryNotFound, InvalidEvent
+from ringfence_audit.events import Event, Kind, Personal
+from ringfence_audit.facts import parse_entry
+from ringfence_audit.keys import KeyUnusable, Signer
+from ringfence_audit.life import drop, drop_bodies, droppable, lift_hold, list_holds, place_hold, ranges_of
+from ringfence_audit.merkle import leaf_hash, root_from_inclusion
+from ringfence_audit.notes import VerifierKey
+from ringfence_audit.offline import NotProved, parse_key, verify_export
+from ringfence_audit.personal import ERASED, erase, reveal
+from ringfence_audit.query import Filter, raw_of, show
+from ringfence_audit.rotation import rotate
+from ringfence_audit.store import SqlStore
+from ringfence_audit.tree import TreeReader
+from ringfence_audit.verify import verify_file
+from tests.integration.audit.logs import ORIGIN, call_events, copy_of, export_lines, run_events, seal, write
+
+SIGNER = Signer.generate(ORIGIN)
+KEY = VerifierKey.of_log(ORIGIN, SIGNER.public_key)
+OLD = datetime(2026, 1, 1, tzinfo=UTC)
+BETWEEN = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = OLD
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(milliseconds=1)
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> SqlStore:
+    """300 old runs' entries, one old run that is still open, and a new run."""
+    store = SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=SIGNER, clock=clock)
+    store.create_schema()
+    write(store, run_events("r1", 200))
+    write(store, call_events("open", 0))
+    body = Event(Kind.OUTCOME, "agent:r2", {"text": "shared " * 2_000}, "r2", "r2/9/0")
+    write(store, [body, *run_events("r2", 60)])
+    clock.now = BETWEEN + timedelta(days=60)
+    write(store, run_events("r3", 60))
+    seal(store)
+    return store
+
+
+def prune(store: SqlStore) -> int:
+    found = store.read_now(lambda c: droppable(c, BETWEEN))
+    if found.places:
+        _write(store, lambda tx: drop(tx, found, by="person:ana"))
+        _write(store, lambda tx: drop_bodies(tx.connection, found, store.blobs))
+    return len(found.places)
+
+
+def _write(store: SqlStore, work: object) -> None:
+    import asyncio
+
+    asyncio.run(store.write(work))  # type: ignore[arg-type]  # a lambda over the transaction
+
+
+def test_nothing_of_a_held_run_goes_and_nothing_at_all_under_a_whole_hold(store: SqlStore) -> None:
+    _write(store, lambda tx: place_hold(tx, "case-1", run="", reason="court", by="person:ana"))
+    assert prune(store) == 0
+    _write(store, lambda tx: place_hold(tx, "case-1", run="r1", reason="court", by="person:ana"))
+    gone = store.read_now(lambda c: droppable(c, BETWEEN))
+    assert {run for _, run, _ in gone.places} == {"r2"}
+    assert [hold.run for hold in store.read_now(list_holds)] == ["r1"]
+    with pytest.raises(EntryNotFound):
+        _write(store, lambda tx: lift_hold(tx, "absent", reason="x", by="person:ana"))
+    _write(store, lambda tx: lift_hold(tx, "case-1", reason="settled", by="person:ana"))
+    assert {run for _, run, _ in store.read_now(lambda c: droppable(c, BETWEEN)).places} == {"r1", "r2"}
+
+
+def test_old_proofs_hold_after_bodies_were_dropped(store: SqlStore, tmp_path: Path) -> None:
+    before = store.read_now(lambda c: show(c, 70))
+    body = next(iter((tmp_path / "log.db-blobs").rglob("[0-9a-f]" * 64)))
+    assert prune(store) == 512 - 2
+    assert not body.exists()
+    assert root_from_inclusion(leaf_hash(before.raw), 70, before.size, proof=before.proof) == before.root
+    with pytest.raises(EntryNotFound):
+        store.read_now(lambda c: raw_of(c, 70))
+    root, path = store.read_now(lambda c: (TreeReader(c).root(before.size), TreeReader(c).inclusion(70, before.size)))
+    assert (root, tuple(path)) == (before.root, before.proof)
+    store.close()
+    verdict = verify_file(tmp_path / "log.db", KEY)
+    assert (verdict.is_good, verdict.pruned) == (True, 510), verdict.text
+    assert b"mend the tests" not in (tmp_path / "log.db").read_bytes()[: 4096 * 4]
+
+
+def test_a_dropped_run_is_still_proved_by_its_hashes(store: SqlStore) -> None:
+    prune(store)
+    verdict = verify_export(export_lines(store, Filter(run="r1")), [parse_key(str(KEY))])
+    assert (verdict.entries, verdict.pruned) == (402, 402)
+
+
+def test_a_log_goes_on_after_bodies_were_dropped(store: SqlStore, tmp_path: Path) -> None:
+    prune(store)
+    write(store, run_events("r4", 100))
+    store.close()
+    assert verify_file(tmp_path / "log.db", KEY).is_good
+
+
+def test_bytes_taken_away_without_an_entry_that_says_so_are_found(store: SqlStore, tmp_path: Path) -> None:
+    prune(store)
+    store.close()
+    copy = copy_of(tmp_path / "log.db", tmp_path / "copy.db")
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        (position,) = connection.execute("SELECT min(position) FROM audit_entries WHERE entry IS NOT NULL").fetchone()
+        connection.execute("UPDATE audit_entries SET entry = NULL WHERE position = ?", (position,))
+    assert verify_file(copy, KEY).text == f"NOT INTACT: entry {position}: its bytes are missing"
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute("INSERT INTO audit_pruned VALUES (?, 'open', 0)", (position,))
+    assert "no entry accounts for it" in verify_file(copy, KEY).text
+
+
+def test_ranges_cover_exactly_their_positions() -> None:
+    assert list(ranges_of([])) == []
+    assert list(ranges_of([0, 1, 2, 5, 7, 8])) == [(0, 2), (5, 5), (7, 8)]
+
+
+# -- personal fields ------------------------------------------------------------------------------------------------
+
+
+def test_a_personal_field_is_sealed_and_erased_for_good(tmp_path: Path) -> None:
+    with SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=SIGNER) as store:
+        store.create_schema()
+        for who in ("person:ana", "person:ben"):
+            write(store, [Event(Kind.LOGIN, who, {"address": Personal(who, f"192.0.2.7 of {who}"), "how": "password"})])
+        raw = store.read_now(lambda c: raw_of(c, 0))
+        assert b"192.0.2.7" not in raw
+        data = parse_entry(0, raw).data
+        assert store.read_now(lambda c: reveal(data, c)) == {"address": "192.0.2.7 of person:ana", "how": "password"}
+        _write(store, lambda tx: erase(tx, "person:ana", by="person:root", reason="asked for it"))
+        assert store.read_now(lambda c: reveal(data, c)) == {"address": ERASED, "how": "password"}
+        other = parse_entry(1, store.read_now(lambda c: raw_of(c, 1))).data
+        assert "192.0.2.7" in str(store.read_now(lambda c: reveal(other, c)))
+        with pytest.raises(EntryNotFound, match="erased already"):
+            _write(store, lambda tx: erase(tx, "person:ana", by="person:root", reason="again"))
+        write(store, [Event(Kind.LOGIN, "person:ana", {"address": Personal("person:ana", "198.51.100.1")})])
+        later = parse_entry(3, store.read_now(lambda c: raw_of(c, 3))).data
+        assert store.read_now(lambda c: reveal(later, c)) == {"address": "198.51.100.1"}
+        assert store.read_now(lambda c: reveal(data, c)) == {"address": ERASED, "how": "password"}
+    assert verify_file(tmp_path / "log.db", KEY).is_good
+
+
+@pytest.mark.parametrize("text", ["sealed:", "sealed:x:y", "sealed:YQ==:YQ==", "sealed:cGVyc29uOmFuYQ==:AAAA"])
+def test_text_that_only_looks_sealed_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    with SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=SIGNER) as store:
+        store.create_schema()
+        write(store, [Event(Kind.LOGIN, "person:ana", {"address": Personal("person:ana", "x")})])
+        assert store.read_now(lambda c: reveal(text, c)) == text
+
+
+def test_a_personal_field_outside_a_transaction_is_refused() -> None:
+    from ringfence_audit.entries import Preparer
+    from ringfence_audit.redaction import Redactor
+
+    with pytest.raises(InvalidEvent):
+        Preparer(Redactor()).prepare(Event(Kind.LOGIN, "person:a", {"x": Personal("person:a", "y")}), OLD)
+
+
+# -- keys -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> SqlStore:
+    store = SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=Signer.load_or_create(tmp_path / "audit.key", ORIGIN))
+    store.create_schema()
+    return store
+
+
+def key_of(store: SqlStore) -> VerifierKey:
+    return VerifierKey.of_log(ORIGIN, store.signer.fresh().public_key)
+
+
+def test_whoever_pinned_any_of_the_keys_verifies_the_whole_log(kept: SqlStore, tmp_path: Path) -> None:
+    keys = [key_of(kept)]
+    for number in range(3):
+        write(kept, run_events(f"r{number}", 20))
+        done = rotate(kept, tmp_path / "audit.key", by="person:ana", reason="yearly")
+        assert done.old == keys[-1]
+        keys.append(done.new)
+    write(kept, run_events("r9", 20))
+    assert len({str(key) for key in keys}) == 4
+    whole = export_lines(kept, Filter(run="r9"))
+    kept.close()
+    for key in keys:
+        assert verify_file(tmp_path / "log.db", key).is_good, verify_file(tmp_path / "log.db", key).text
+        assert verify_export(whole, [parse_key(str(key))]).entries == 42
+    stranger = VerifierKey.of_log(ORIGIN, Signer.generate(ORIGIN).public_key)
+    assert not verify_file(tmp_path / "log.db", stranger).is_intact
+    with pytest.raises(NotProved):
+        verify_export(whole, [parse_key(str(stranger))])
+
+
+def test_a_stolen_key_that_was_replaced_cannot_sign_another_history(tmp_path: Path) -> None:
+    """It may name the successor as often as it likes: the successor must have signed what came last."""
+    from sqlalchemy import insert
+
+    from ringfence_audit.records import rotations
+
+    stolen, new = Signer.generate(ORIGIN), Signer.generate(ORIGIN)
+    keys = [VerifierKey.of_log(ORIGIN, signer.public_key) for signer in (stolen, new)]
+    with SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=stolen) as store:
+        store.create_schema()
+        write(store, run_events("r1", 5))
+        write(store, [Event(Kind.KEY, "person:eve", {"old": str(keys[0]), "new": str(keys[1])})])
+        values = {"position": 12, "old": str(keys[0]), "new": str(keys[1]), "note": seal(store)}
+        _write(store, lambda tx: tx.connection.execute(insert(rotations).values(**values)))
+        write(store, run_events("r2", 5))
+        whole = export_lines(store, Filter(run="r2"))
+    assert "signed by a key that was replaced" in verify_file(tmp_path / "log.db", keys[1]).text
+    with pytest.raises(NotProved, match="the checkpoint is not signed by a key that you trust"):
+        verify_export(whole, [parse_key(str(keys[1]))])
+
+
+def test_another_process_goes_on_with_the_new_key(kept: SqlStore, tmp_path: Path) -> None:
+    with SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=Signer.load(tmp_path / "audit.key", ORIGIN)) as other:
+        first = key_of(kept)
+        rotate(kept, tmp_path / "audit.key", by="person:ana", reason="yearly")
+        write(other, run_events("r1", 5))
+        seal(other)
+        assert key_of(other) == key_of(kept) != first
+    kept.close()
+    assert verify_file(tmp_path / "log.db", first).is_good
+
+
+def test_a_change_of_keys_that_the_old_key_did_not_sign_is_found(kept: SqlStore, tmp_path: Path) -> None:
+    first = key_of(kept)
+    write(kept, run_events("r1", 5))
+    rotate(kept, tmp_path / "audit.key", by="person:ana", reason="yearly")
+    write(kept, run_events("r2", 5))
+    seal(kept)
+    kept.close()
+    for statement in (
+        "DELETE FROM audit_rotations",
+        "UPDATE audit_rotations SET note = (SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT 1)",
+        "UPDATE audit_rotations SET position = 2",
+        "UPDATE audit_rotations SET new = old",
+    ):
+        copy = copy_of(tmp_path / "log.db", tmp_path / f"{len(statement)}.db")
+        with closing(sqlite3.connect(copy)) as connection, connection:
+            connection.execute(statement)
+        assert not verify_file(copy, first).is_intact, statement
+
+
+def test_a_rotation_that_was_cut_off_is_finished_by_the_next(kept: SqlStore, tmp_path: Path) -> None:
+    from ringfence_audit.keys import create_secret, new_key
+
+    write(kept, run_events("r1", 5))
+    first = key_of(kept)
+    create_secret(tmp_path / "audit.key.next", new_key())
+    next_key = VerifierKey.of_log(ORIGIN, Signer.load(tmp_path / "audit.key.next", ORIGIN).public_key)
+    write(kept, [Event(Kind.KEY, "person:ana", {"old": str(first), "new": str(next_key), "action": "rotated"})])
+    done = rotate(kept, tmp_path / "audit.key", by="person:ana", reason="again")
+    assert (done.new, done.position) == (next_key, 12)
+    kept.close()
+    assert verify_file(tmp_path / "log.db", first).is_good
+
+
+def test_a_key_file_that_vanishes_stops_nothing(kept: SqlStore, tmp_path: Path) -> None:
+    (tmp_path / "audit.key").unlink()
+    write(kept, run_events("r1", 2))
+    seal(kept)
+    with pytest.raises(KeyUnusable):
+        Signer.load(tmp_path / "audit.key", ORIGIN)
+    kept.close()
