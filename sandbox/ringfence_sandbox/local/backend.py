@@ -104,10 +104,10 @@ class LocalBackend(Backend):
             await self.destroy(id)
 
     async def create(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
-        self._layout.sandbox(spec.id)
-        uid = self._uid_for(spec.id)
+        self._layout.claim(spec.id)
         try:
-            self._layout.make(spec.id, uid=uid)
+            uid = self._uid_for(spec.id)
+            self._layout.fill(spec.id, uid=uid)
             return await self._start(spec, uid, egress)
         except BaseException:
             # Nothing half-made stays behind, whatever stopped it, a cancellation included.
@@ -139,6 +139,7 @@ class LocalBackend(Backend):
         doomed = [id for id in found if id not in live]
         for id in doomed:
             await self.destroy(id)
+        self._layout.sweep_scraps()
         return doomed
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from ringfence_sandbox.contract import SandboxId
 from ringfence_sandbox.errors import SandboxError, SandboxGone
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}\Z")
+SCRAP = re.compile(r"\.(etc-|trust-|inside-[0-9a-f]+\.zip\.)(?P<pid>[0-9]+)[.-][0-9a-f]+\Z")
 PARTS = ("workspace", "home", "state", "output")
 
 
@@ -44,8 +45,11 @@ class Layout:
     def exists(self, id: SandboxId) -> bool:
         return (self.sandbox(id) / "state").is_dir()
 
-    def make(self, id: SandboxId, *, uid: int | None) -> Path:
-        """The folders of a fresh sandbox. Raises SandboxError where there are some already."""
+    def claim(self, id: SandboxId) -> None:
+        """The folder of a fresh sandbox, before all else of it, so that `sweep` finds whatever a crash leaves.
+
+        Raises SandboxError where there is one already.
+        """
         folder = self.sandbox(id)
         self.sandboxes.mkdir(parents=True, exist_ok=True)
         self.sandboxes.chmod(0o711)
@@ -53,11 +57,14 @@ class Layout:
             folder.mkdir(mode=0o711)
         except FileExistsError as error:
             raise SandboxError(f"sandbox {id} exists already") from error
+
+    def fill(self, id: SandboxId, *, uid: int | None) -> None:
+        """What lies in a claimed folder, for the sandbox's own uid."""
+        folder = self.sandbox(id)
         for part in PARTS:
             (folder / part).mkdir(mode=0o700)
             if uid is not None:
                 os.chown(folder / part, uid, uid)
-        return folder
 
     def require(self, id: SandboxId) -> Path:
         """The folder of a sandbox that exists. Raises SandboxGone."""
@@ -73,6 +80,17 @@ class Layout:
         if not shutil.rmtree.avoids_symlink_attacks:
             raise SandboxError("this platform cannot remove hostile trees safely")
         shutil.rmtree(folder, onerror=_open_up)
+
+    def sweep_scraps(self) -> None:
+        """Remove what a process that is gone was about to put in place: each such name tells its number."""
+        for path in self.root.glob(".*"):
+            found = SCRAP.match(path.name)
+            if found is None or Path("/proc", found["pid"]).exists():
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _open_up(function: object, path: str, failure: object) -> None:

@@ -40,6 +40,7 @@ class UidLeases:
 
     def release(self, sandbox: SandboxId) -> None:
         """Give back what a sandbox holds. Only once nothing runs under the uid and no file belongs to it."""
+        (self._folder / f".{sandbox}").unlink(missing_ok=True)
         for uid, owner in self._held().items():
             if owner == sandbox:
                 (self._folder / str(uid)).unlink(missing_ok=True)
