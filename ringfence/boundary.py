@@ -15,10 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import typer
+
 from ringfence.escaping import visible
 from ringfence.exits import Exit
 
 _MESSAGE_LIMIT = 2000
+_USAGE_ERROR = typer.BadParameter.__mro__[1]
+"""typer has no name of its own for the error that it raises for an unknown command, option or argument."""
+_FULL = ("disk is full", os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+"""How SQLite and the rooms that wrap an OSError say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +44,13 @@ def run_at_boundary(work: Callable[[], object], *, argv: Sequence[str] | None = 
         # The reader of a pipe went away (`| head`): nothing failed. Keep the interpreter from flushing into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.FINISHED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\nringfence: interrupted\n")
         sys.exit(Exit.CANCELLED)
     except Exception as error:  # noqa: BLE001 the outermost boundary: recorded in a file, shown in one line
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(_told(error) + "\n")
+            sys.exit(Exit.USAGE)
         verdict = judge(error)
         _report(verdict, is_json="--json" in arguments)
         sys.exit(verdict.exit)
@@ -51,6 +60,10 @@ def run_at_boundary(work: Callable[[], object], *, argv: Sequence[str] | None = 
 def judge(error: BaseException) -> Verdict:
     """What an error of any room means to the person at the terminal."""
     single = _only_error(error)
+    if isinstance(single, _USAGE_ERROR):
+        return _judge_usage(single)
+    if any(words in str(single) for words in _FULL):
+        return Verdict("the disk is full: nothing was done. Free some space and try again", Exit.UNAVAILABLE)
     known = _judge_known(single)
     if known is not None:
         return known
@@ -60,6 +73,17 @@ def judge(error: BaseException) -> Verdict:
         f"unexpected {type(single).__name__}. Nothing more ran; details are in {_keep(error)}: please report them",
         Exit.FAILED,
     )
+
+
+def _judge_usage(error: BaseException) -> Verdict:
+    """A command line that typer cannot read: one line, like every other mistake."""
+    command = getattr(getattr(error, "ctx", None), "command_path", "ringfence")
+    return Verdict(f"{_told(error).rstrip('.')}. See `{command} --help`", Exit.USAGE)
+
+
+def _told(error: BaseException) -> str:
+    tell = getattr(error, "format_message", None)
+    return str(tell()) if callable(tell) else str(error)
 
 
 def _only_error(error: BaseException) -> BaseException:
@@ -132,7 +156,8 @@ def _judge_os(error: OSError) -> Verdict:
             Exit.USAGE,
         )
     reason = error.strerror or type(error).__name__
-    return Verdict(f"{reason}{where}. Check the path and try again", Exit.FAILED)
+    is_path = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    return Verdict(f"{reason}{where}. Check the path and try again", Exit.USAGE if is_path else Exit.FAILED)
 
 
 def _keep(error: BaseException) -> str:

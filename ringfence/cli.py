@@ -7,6 +7,7 @@ a person as one line that says what to do, and a script as an exit code (`ringfe
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -74,4 +75,9 @@ def main() -> None:
     """Entry point of the `ringfence` script. Never returns: exits with a code of `ringfence.exits`."""
     from ringfence.boundary import run_at_boundary
 
-    run_at_boundary(lambda: app(prog_name="ringfence"))
+    def work() -> None:
+        code = app(prog_name="ringfence", standalone_mode=False)
+        if isinstance(code, int):
+            sys.exit(code)
+
+    run_at_boundary(work)

@@ -73,6 +73,11 @@ def _refusal(findings: Sequence[Finding]) -> PatchRefused:
     )
 
 
+def top_of(path: Path) -> Path:
+    """The checkout that a folder lies in; the folder itself where it lies in none, which `apply` then refuses."""
+    return next((folder for folder in (path, *path.parents) if (folder / ".git").exists()), path)
+
+
 def _root_of(checkout: Path) -> Path:
     try:
         root = checkout.resolve(strict=True)

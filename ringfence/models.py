@@ -25,7 +25,7 @@ _CONNECT_S = 5.0
 
 
 def choose(profile: Profile, asked: str | None, settings: Settings) -> str:
-    """The word for the run's model. Raises `Mistake` where there is none, or where a transcript is not there."""
+    """The word for the run's model. Raises `Mistake` where there is none, or no transcript at its path."""
     named = profile.model
     if asked:
         chosen = asked
@@ -45,6 +45,13 @@ def choose(profile: Profile, asked: str | None, settings: Settings) -> str:
     path = Path(chosen.removeprefix(REPLAY)).resolve()
     if not path.is_file():
         raise Mistake(f"there is no transcript at {path}", fix="Name an existing file after replay:")
+    from ringfence_agents.errors import TranscriptInvalid
+    from ringfence_agents.transcript import read_transcript
+
+    try:
+        read_transcript(path)
+    except TranscriptInvalid as error:
+        raise Mistake(str(error), fix="Name a transcript after replay:") from error
     return REPLAY + str(path)
 
 

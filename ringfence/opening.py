@@ -56,7 +56,10 @@ class Order:
 
 
 async def open_order(workshop: Workshop, order: Order, person: Person, *, run: RunId | None = None) -> RunId:
-    """Store the task and its run, queued; `run` where the caller has chosen its id. Raises `Mistake`, `Refused`, `ProfileInvalid`, `WorkspaceRefused`."""
+    """Store the task and its run, queued; `run` where the caller has chosen its id.
+
+    Raises `Mistake`, `Refused`, `Unavailable`, `ProfileInvalid`, `WorkspaceRefused`.
+    """
     if not order.text.strip() or len(order.text) > TASK_LIMIT_CHARS:
         raise Mistake("the task is empty or too long", fix=f"Describe it in 1 to {TASK_LIMIT_CHARS} characters")
     _check_room(workshop.settings.home)

@@ -35,7 +35,7 @@ async def _deliver(session: Session, run: RunId, into: Path | None, seen: frozen
     import hashlib
 
     from ringfence.auth.people import AccountDirectory
-    from ringfence.delivery import apply, prepare
+    from ringfence.delivery import apply, prepare, top_of
     from ringfence.errors import RingfenceError
     from ringfence.exits import Exit
     from ringfence.finishing import result_of
@@ -54,7 +54,7 @@ async def _deliver(session: Session, run: RunId, into: Path | None, seen: frozen
         raise Mistake(f"run {run} has no patch ({record.state.value})", fix="Deliver a run that finished with changes")
     if into is None and is_url(record.repository):
         raise Mistake("this task came from a URL", fix="Name a checkout of it with --into PATH")
-    checkout = into or Path(record.repository)
+    checkout = into or top_of(Path(record.repository))
     patch = Path(str(result["patch"])).read_bytes()
     prepared = prepare(patch)
     unseen = [one for one in prepared.notable if one.path not in seen]

@@ -67,6 +67,12 @@ def test_a_full_disk_and_missing_permission_say_so() -> None:
     assert "no permission (/x)" in judge(PermissionError(errno.EACCES, "x", "/x")).message
 
 
+def test_a_full_disk_is_told_alike_whichever_room_met_it() -> None:
+    for error in (LogUnavailable("(sqlite3.OperationalError) database or disk is full"), OSError(errno.ENOSPC, "x")):
+        assert judge(error).exit == Exit.UNAVAILABLE
+        assert "Free some space" in judge(error).message
+
+
 def test_an_error_wrapped_by_a_task_group_is_judged_as_itself() -> None:
     group = ExceptionGroup("g", [ExceptionGroup("h", [Mistake("no")])])
     assert judge(group).exit == Exit.USAGE
