@@ -135,7 +135,8 @@ def _time(at_us: int, exact: str, text: str, kind: str) -> Markup:
 
 
 def marked(text: str) -> Markup:
-    """Safe text of a card, with what stands for a hidden character set off."""
+    """Text of a card, made safe once more, with what stands for a hidden character set off."""
+    text = visible(text)
     parts: list[Markup] = []
     at = 0
     for found in _MARKS.finditer(text):

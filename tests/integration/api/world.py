@@ -96,23 +96,26 @@ class World:
         return httpx.AsyncClient(transport=self.transport, base_url=ORIGIN.text, headers=headers)
 
 
-@asynccontextmanager
-async def world_at(folder: Path) -> AsyncIterator[World]:
-    """The world over a folder that holds the data set."""
+def house_at(folder: Path, store: SqlStore) -> House:
+    """A house over a folder that holds the data set."""
     config = folder / "config"
     (config / "profiles").mkdir(parents=True, exist_ok=True)
     (config / "profiles" / "python-service.yaml").write_text(PROFILE, encoding="utf-8")
-    settings = Settings(home=folder, config=config)
+    return House(
+        settings=Settings(home=folder, config=config),
+        store=store,
+        seal=Seal.generate(),
+        toolbox=builtin_toolbox(),
+        origin=ORIGIN,
+        feed=Feed(store),
+        verdicts=Verdicts(intact),
+    )
+
+
+@asynccontextmanager
+async def world_at(folder: Path) -> AsyncIterator[World]:
     with store_at(folder) as store:
-        house = House(
-            settings=settings,
-            store=store,
-            seal=Seal.generate(),
-            toolbox=builtin_toolbox(),
-            origin=ORIGIN,
-            feed=Feed(store),
-            verdicts=Verdicts(intact),
-        )
+        house = house_at(folder, store)
         yield World(store, house, httpx.ASGITransport(create_app(house), raise_app_exceptions=False))
 
 
