@@ -18,6 +18,7 @@ from ringfence.errors import Mistake
 
 if TYPE_CHECKING:
     from ringfence.settings import Settings
+    from ringfence_audit.port import Store
     from ringfence_sandbox.kubernetes.backend import KubernetesBackend
     from ringfence_sandbox.kubernetes.settings import ClusterSettings
 
@@ -36,6 +37,15 @@ class EgressForm(BaseModel):
     cidr: str = ""
     key: Path
     """The file with the key that this process and the proxy share: 32 random bytes."""
+
+
+class PoolForm(BaseModel):
+    """How many prepared namespaces a profile has: what the last minute asked for, between `least` and `most`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    least: int = Field(default=1, ge=0, le=1000)
+    most: int = Field(default=8, ge=1, le=1000)
 
 
 class ClusterForm(BaseModel):
@@ -59,6 +69,8 @@ class ClusterForm(BaseModel):
     """Where the control plane runs: whence a sandbox may be reached, and where the egress proxy stands."""
     egress: EgressForm | None = None
     """Absent: sandboxes have no way out at all."""
+    pool: PoolForm | None = None
+    """Absent: every start is a cold one."""
     storage_class: str = ""
     has_storage_limits: bool = True
     has_user_namespaces: bool = True
@@ -131,18 +143,27 @@ def _egress_address(form: EgressForm | None) -> str:
         ) from error
 
 
-async def open_cluster(settings: Settings) -> KubernetesBackend:
-    """The backend of this installation's cluster; nothing is sent yet. Raises `Mistake`, `IsolationUnavailable`."""
+async def open_cluster(settings: Settings, store: Store | None = None) -> KubernetesBackend:
+    """The backend of this installation's cluster; nothing is sent yet. Raises `Mistake`, `IsolationUnavailable`.
+
+    With a store, and where the setting names a pool, starts claim from it; filling it is for workers (`Pool.keep`).
+    """
+    from ringfence.cluster_pool import SqlPoolBook
     from ringfence_sandbox.kubernetes.backend import KubernetesBackend
     from ringfence_sandbox.kubernetes.credentials import ControlKey
     from ringfence_sandbox.kubernetes.egress_identity import EgressKey
+    from ringfence_sandbox.kubernetes.pool_book import Bounds
 
     form = cluster_form(settings)
     kubeconfig = kubeconfig_of(form, os.environ)
     key = ControlKey.at(settings.home / "sandbox.key")
     how = cluster_settings(form, fingerprint=key.fingerprint, is_inside=kubeconfig is None)
     egress = EgressKey.read(form.egress.key) if form.egress else None
-    return await KubernetesBackend.open(how, key=key, egress=egress, kubeconfig=kubeconfig)
+    backend = await KubernetesBackend.open(how, key=key, egress=egress, kubeconfig=kubeconfig)
+    if form.pool is not None and store is not None:
+        bounds = Bounds(least=form.pool.least, most=max(form.pool.least, form.pool.most))
+        backend.use_pool(SqlPoolBook(store, how.instance), bounds)
+    return backend
 
 
 def with_sandbox(document: str, kind: str, settings: Settings) -> str:

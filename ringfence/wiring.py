@@ -60,6 +60,9 @@ class Workshop:
         self._local = LocalBackend(settings.sandboxes, egress=self.egress)
         self._cluster: Backend | None = None
         self._sweeping: asyncio.Task[None] | None = None
+        self._filling: asyncio.Task[None] | None = None
+        self.fills_pool = False
+        """Whether this process stays, and so keeps prepared namespaces ready."""
         self._opening = asyncio.Lock()
         self._models: dict[tuple[str, str], Model] = {}
         self._stack = AsyncExitStack()
@@ -72,9 +75,10 @@ class Workshop:
             with suppress(LogUnavailable):  # what was not counted any more is in the log, and verify says so
                 await log.sign()
         await self._local.close()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+        for task in (self._sweeping, self._filling):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._cluster is not None:
             await self._cluster.close()
 
@@ -93,7 +97,7 @@ class Workshop:
         """The cluster, once its fence was attacked in vain. Raises `IsolationUnavailable` where an attack succeeds."""
         async with self._opening:
             if self._cluster is None:
-                cluster = await open_cluster(self.settings)
+                cluster = await open_cluster(self.settings, self.store)
                 try:
                     await cluster.check()
                 except BaseException:
@@ -101,6 +105,8 @@ class Workshop:
                     raise
                 self._cluster = cluster
                 self._sweeping = asyncio.create_task(keep_swept(self.store, cluster), name="sweeper")
+                if self.fills_pool and cluster.pool is not None:
+                    self._filling = asyncio.create_task(cluster.pool.keep(), name="pool")
             return self._cluster
 
     def runner(self, progress: Progress) -> Runner:

@@ -21,6 +21,7 @@ async def work(
 
     A database that is away is waited for. Raises `Mistake` where `workers.yaml` cannot be used.
     """
+    workshop.fills_pool = True
     plan = plan or read_plan(workshop.settings.config)
     worker = Worker(
         workshop.store,
@@ -28,6 +29,7 @@ async def work(
         pace=Pace(at_once=plan.at_once, drain_s=plan.drain_s),
         limits=plan.limits,
         progress=progress,
+        news=workshop.store.wakeups,
     )
 
     async def drain() -> None:

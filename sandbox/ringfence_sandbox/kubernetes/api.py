@@ -179,10 +179,15 @@ class ClusterApi:
         return True
 
     async def json_patch(self, kind: Kind, name: str, operations: Sequence[Json], *, namespace: str = "") -> Object:
-        """RFC 6902. A failed `test` on resourceVersion raises `Conflict`."""
+        """RFC 6902. A failed `test`, or a path that is not there any more, raises `Conflict`."""
         query = {"fieldManager": names.MANAGER}
         path = kind.path(namespace, name)
-        return await self._json("PATCH", path, query=query, body=operations, content_type=_JSON_PATCH)
+        try:
+            return await self._json("PATCH", path, query=query, body=operations, content_type=_JSON_PATCH)
+        except RequestRefused as error:
+            if error.status == 422:
+                raise Conflict(str(error)) from error
+            raise
 
     async def review(self, kind: Kind, spec: Object) -> Object:
         """Ask the API server what the caller may do (SelfSubject…Review)."""

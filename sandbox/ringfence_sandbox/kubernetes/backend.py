@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ringfence_sandbox.contract import Backend, EgressGatekeeper, Layer, Sandbox, SandboxId, SandboxSpec
 from ringfence_sandbox.egress.environment import proxy_environment
-from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone, SandboxRemoved
+from ringfence_sandbox.errors import (
+    IsolationUnavailable,
+    ProtocolViolation,
+    SandboxBusy,
+    SandboxError,
+    SandboxGone,
+    SandboxRemoved,
+)
 from ringfence_sandbox.kubernetes import kinds, names, objects, rights_check, waiting
 from ringfence_sandbox.kubernetes.agent_api import end_grants
 from ringfence_sandbox.kubernetes.api import ClusterApi
@@ -19,13 +27,18 @@ from ringfence_sandbox.kubernetes.egress_identity import EgressKey
 from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull, RequestRefused
 from ringfence_sandbox.kubernetes.json_value import Object, labels_of, name_of, strings, text
 from ringfence_sandbox.kubernetes.link import Link, Linked
-from ringfence_sandbox.kubernetes.pod import Start
+from ringfence_sandbox.kubernetes.pod import Start, shape_digest
+from ringfence_sandbox.kubernetes.pool_book import Bounds, Member, PoolBook
+from ringfence_sandbox.kubernetes.pools import Pool
 from ringfence_sandbox.kubernetes.sandbox import KubernetesSandbox
 from ringfence_sandbox.kubernetes.settings import ClusterSettings
 from ringfence_sandbox.kubernetes.waiting import PodView
 
 NONCE = "ringfence/nonce"
 DESTROY_WITHIN_S = 120.0
+BIND_WITHIN_S = 1.5
+BROKEN = (SandboxGone, SandboxBusy, ProtocolViolation, IsolationUnavailable)
+"""What a claimed member's start may fail with: then an ordinary start does, which says for itself what is wrong."""
 LINE_BYTES = 2000
 
 
@@ -52,6 +65,10 @@ class KubernetesBackend(Backend):
         self._egress = egress
         self._now = now
         self._open: dict[SandboxId, KubernetesSandbox] = {}
+        self._log = logging.getLogger("ringfence.kubernetes")
+        self.pool: Pool | None = None
+        """Set with `use_pool`. Without it every start is a cold one."""
+        self.cold_starts = 0
 
     @classmethod
     async def open(
@@ -64,6 +81,11 @@ class KubernetesBackend(Backend):
     ) -> KubernetesBackend:
         """Connect with a kubeconfig, or as the pod's own ServiceAccount. Raises `IsolationUnavailable`."""
         return cls(await ClusterApi.open(kubeconfig, patience_s=settings.api_patience_s), settings, key, egress=egress)
+
+    def use_pool(self, book: PoolBook, bounds: Bounds) -> Pool:
+        """Claim from prepared namespaces from now on; whoever runs the returned pool's `keep` fills it."""
+        self.pool = Pool(self.api, self.settings, book, bounds=bounds, builder=self)
+        return self.pool
 
     @property
     def kind(self) -> str:
@@ -94,15 +116,64 @@ class KubernetesBackend(Backend):
 
     async def create(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
         self._must_fit(spec)
+        if self.pool is not None and (member := await self.pool.claim(spec)) is not None:
+            try:
+                return await self._bind(self.pool, member, spec)
+            except BROKEN as error:
+                self._log.warning("%s was claimed and is broken, so %s starts cold: %s", member, spec.id, error)
+                await self.pool.discard(member)
+        return await self._create_cold(spec)
+
+    async def _create_cold(self, spec: SandboxSpec) -> Sandbox:
         namespace = names.cold_namespace(spec.id)
+        self.cold_starts += 1
         await self._claim_name(spec, namespace)
         try:
-            view = await self._build(spec, namespace, self._start(spec))
-            return await self._enter(spec, namespace, view)
+            view = await self._build(spec, namespace, self._start(spec), state="running")
+            return await self._enter(spec, namespace, view, seen=await self._network_seen(namespace))
         except BaseException:
             # whatever went wrong, half a sandbox is never left behind; cancellation included
             await asyncio.shield(self._abandon(namespace))
             raise
+        finally:
+            self.cold_starts -= 1
+
+    async def _bind(self, pool: Pool, member: Member, spec: SandboxSpec) -> Sandbox:
+        """A claimed member becomes the sandbox: its namespace is relabelled while the connection is made."""
+        view = PodView(member.pod_uid, member.address, 0)
+        link = Link(self.api, self.settings, self._key, member.namespace, self._now)
+        binding = asyncio.ensure_future(pool.bind(member, spec))
+        try:
+            linked = await link.connect_to(view, timeout_s=BIND_WITHIN_S)
+        finally:
+            await asyncio.gather(binding, return_exceptions=True)
+        try:
+            binding.result()
+            return await self._hold(spec, link, linked, seen=member.seen)
+        except BaseException:
+            await linked.connection.close()
+            await link.let_go()
+            raise
+
+    async def prepare(self, spec: SandboxSpec, namespace: str) -> Member:
+        """Build a namespace that is nobody's, and show its fence. Raises `SandboxError`, leaving nothing."""
+        await self.api.create(objects.namespace_object(namespace, spec, self.settings, state="pooled"))
+        try:
+            view = await self._build(spec, namespace, self._start(spec), state="pooled")
+            seen = await self._network_seen(namespace)
+            shown = await self._enter(spec, namespace, view, seen=seen)
+            self._open.pop(spec.id, None)
+            await shown.let_go()
+            found = await self.api.get(kinds.NAMESPACE, namespace)
+        except BaseException:
+            await asyncio.shield(self._abandon(namespace))
+            raise
+        version = text(found, "metadata", "resourceVersion")
+        return Member(namespace, shape_digest(spec, self.settings), version, view.uid, view.address, seen)
+
+    async def remove(self, namespace: str) -> None:
+        """Ask for a namespace's removal; what is left of it goes by itself."""
+        await self.api.delete(kinds.NAMESPACE, namespace)
 
     def _must_fit(self, spec: SandboxSpec) -> None:
         if not names.is_sandbox_id(spec.id):
@@ -130,21 +201,19 @@ class KubernetesBackend(Backend):
             if found is None or strings(found, "metadata", "annotations").get(NONCE) != nonce:
                 raise SandboxBusy(f"sandbox {spec.id} exists already: attach to it or destroy it first") from error
 
-    async def _build(self, spec: SandboxSpec, namespace: str, start: Start) -> PodView:
+    async def _build(self, spec: SandboxSpec, namespace: str, start: Start, *, state: str) -> PodView:
         """Fence first, then the pod, then wait. The fence's objects do not depend on each other."""
         made = objects.build(
             spec,
             self.settings,
             namespace=namespace,
-            state="running",
+            state=state,
             credential=self._key.server_files(namespace, now=self._now()),
             start=start,
         )
         for thing in made.orchestrator:
             await self.api.apply(thing)
-        async with asyncio.TaskGroup() as group:
-            for thing in made.fence:
-                group.create_task(self.api.apply(thing))
+        await _together(self.api.apply(thing) for thing in made.fence)
         pod = await self._apply_pod(made.pod)
         return await waiting.until_running(self.api, namespace, pod, timeout_s=self.settings.start_timeout_s)
 
@@ -167,16 +236,20 @@ class KubernetesBackend(Backend):
                 await asyncio.sleep(0.005 * (1 + attempt // 10))
         raise AssertionError("unreachable")
 
-    async def _enter(self, spec: SandboxSpec, namespace: str, view: PodView) -> KubernetesSandbox:
+    async def _enter(self, spec: SandboxSpec, namespace: str, view: PodView, *, seen: str) -> KubernetesSandbox:
         link = Link(self.api, self.settings, self._key, namespace, self._now)
         linked = await link.connect_to(view, timeout_s=self.settings.start_timeout_s)
-        layers = self._layers(spec, linked, await self._network_seen(namespace))
+        return await self._hold(spec, link, linked, seen=seen)
+
+    async def _hold(self, spec: SandboxSpec, link: Link, linked: Linked, *, seen: str) -> KubernetesSandbox:
+        """A sandbox over a connection. Raises `IsolationUnavailable` where its fence lacks a layer."""
+        layers = self._layers(spec, linked, seen)
         missing = [layer for layer in layers if not layer.is_held]
         if missing and not spec.is_reduced_allowed:
             await linked.connection.close()
             await link.let_go()
             raise IsolationUnavailable(
-                f"{missing[0].name} does not hold in {namespace}: {missing[0].detail}",
+                f"{missing[0].name} does not hold in {link.namespace}: {missing[0].detail}",
                 fix="mend the nodes, or name the reduced level in the profile",
             )
         sandbox = KubernetesSandbox(
@@ -245,14 +318,14 @@ class KubernetesBackend(Backend):
         if pod is None or labels_of(found).get(names.STATE) == "suspended":
             return await self._resume(spec, namespace)
         view = await waiting.until_running(self.api, namespace, pod, timeout_s=self.settings.start_timeout_s)
-        return await self._enter(spec, namespace, view)
+        return await self._enter(spec, namespace, view, seen=await self._network_seen(namespace))
 
     async def _resume(self, spec: SandboxSpec, namespace: str) -> Sandbox:
         if not self.settings.storage_class:
             raise SandboxGone(f"the pod in {namespace} is gone, and its files with it")
-        view = await self._build(spec, namespace, self._start(spec))
+        view = await self._build(spec, namespace, self._start(spec), state="running")
         await self._mark(namespace, "running")
-        return await self._enter(spec, namespace, view)
+        return await self._enter(spec, namespace, view, seen=await self._network_seen(namespace))
 
     async def _suspend(self, sandbox: KubernetesSandbox) -> None:
         """With a volume claim the pod goes and the files stay; without one only the processes can end."""
@@ -308,9 +381,7 @@ class KubernetesBackend(Backend):
 
     async def sweep(self, live: frozenset[SandboxId]) -> Sequence[SandboxId]:
         left = sorted(await self.sandboxes() - live)
-        async with asyncio.TaskGroup() as group:
-            for sandbox in left:
-                group.create_task(self.destroy(sandbox))
+        await _together(self.destroy(sandbox) for sandbox in left)
         return left
 
     async def close(self) -> None:
@@ -318,6 +389,14 @@ class KubernetesBackend(Backend):
             await sandbox.let_go()
         self._open.clear()
         await self.api.close()
+
+
+async def _together(doings: Iterable[Awaitable[object]]) -> None:
+    """Do all at once. The first `SandboxError` is raised as itself, once all have ended."""
+    results = await asyncio.gather(*doings, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 def replace_held(layer: Layer) -> Layer:

@@ -244,5 +244,6 @@ def shape_digest(spec: SandboxSpec, settings: ClusterSettings) -> str:
         "egress": spec.has_egress and bool(settings.egress_address),
         "storage": settings.storage_class,
         "port": settings.server_port,
+        "rules": [[rule.groups, rule.resources, rule.verbs] for rule in spec.cluster_rules],
     }
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]

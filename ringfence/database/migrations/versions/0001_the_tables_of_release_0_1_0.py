@@ -13,6 +13,29 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "cluster_pool",
+        sa.Column("namespace", sa.Text(), nullable=False),
+        sa.Column("instance", sa.Text(), nullable=False),
+        sa.Column("shape", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("pod_uid", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("seen", sa.Text(), nullable=False),
+        sa.Column("sandbox", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("namespace", name=op.f("pk_cluster_pool")),
+    )
+    op.create_index("ix_cluster_pool_shape", "cluster_pool", ["instance", "shape", "state", "since"], unique=False)
+    op.create_table(
+        "cluster_demand",
+        sa.Column("sandbox", sa.Text(), nullable=False),
+        sa.Column("instance", sa.Text(), nullable=False),
+        sa.Column("shape", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("sandbox", name=op.f("pk_cluster_demand")),
+    )
+    op.create_table(
         "answered_requests",
         sa.Column("person", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
