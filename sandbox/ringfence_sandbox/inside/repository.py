@@ -275,5 +275,7 @@ def _sha256(settings: Settings, path: bytes) -> str:
 
 def _scratch(settings: Settings) -> str:
     folder = "%s/scratch-%d" % (settings.state, os.getpid())
+    if os.path.lexists(folder):
+        shutil.rmtree(folder)  # of a worker that was killed under an earlier server: numbers come again in here
     os.makedirs(folder, mode=0o700)
     return folder

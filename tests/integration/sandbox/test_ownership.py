@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,24 @@ async def test_the_same_worker_goes_on_with_its_server_under_a_newer_fence(
     with pytest.raises(StaleFence):
         await second.attach(spec(2))
     assert (await sandbox.perform(sh("echo on", 3, 0))).head == b"on\n"
+    await first.destroy(sandbox.id)
+    await first.close()
+    await second.close()
+
+
+async def test_what_a_killed_server_left_half_done_stands_in_nobodys_way(
+    two: tuple[Backend, Backend, Bundle], tmp_path: Path
+) -> None:
+    """Process numbers inside come again after each start, and so do the names that are made from them."""
+    first, second, bundle = two
+    sandbox = await first.create(spec(1))
+    await sandbox.load(bundle)
+    await sandbox.suspend()
+    state = tmp_path / "state" / "sandboxes" / "box-1" / "state"
+    for number in range(2, 40):
+        (state / f"scratch-{number}").mkdir()
+        shutil.chown(state / f"scratch-{number}", state.stat().st_uid, state.stat().st_gid)
+    assert (await (await first.attach(spec(1))).diff()).data == b""
     await first.destroy(sandbox.id)
     await first.close()
     await second.close()
