@@ -87,6 +87,7 @@ def branch(tx: Transaction, wanted: Branch, *, is_read_only: Callable[[str], boo
     if wanted.word:
         tx.connection.execute(insert(inbox).values(run=wanted.run, author=wanted.by, text=wanted.word, posted_at=now))
     _record(tx, record, wanted, kept)
+    tx.announce()
     return wanted.run
 
 

@@ -97,6 +97,7 @@ def stop(tx: Transaction, whose: Whose, *, by: str, reason: str, preserve: bool 
     found = tx.connection.execute(select(runs.c.id, runs.c.on_behalf_of).where(*chosen).order_by(runs.c.id)).all()
     waiting = {**_QUEUED, "detail": "is being stopped"}
     tx.connection.execute(update(runs).where(*chosen, runs.c.state != RunState.RUNNING.value).values(waiting))
+    tx.announce()
     data: dict[str, JsonValue] = {"action": "stop", "reason": reason, "preserve": preserve}
     for row in found:
         tx.record(Event(Kind.CONTROL, by, data, run=row.id, on_behalf_of=f"person:{row.on_behalf_of}"))
@@ -127,8 +128,10 @@ def wake(tx: Transaction, run: RunId) -> bool:
     moved = tx.connection.execute(
         update(runs)
         .where(runs.c.id == run, runs.c.state == RunState.PARKED.value, runs.c.waits_for == WaitsFor.PEOPLE.value)
-        .values(state=RunState.QUEUED.value, waits_for="", wake_at=None, detail="")
+        .values(_QUEUED)
     )
+    if moved.rowcount:
+        tx.announce()
     return bool(moved.rowcount)
 
 
@@ -146,6 +149,7 @@ def change_team_budget(tx: Transaction, team: str, caps: Mapping[Unit, int], *, 
     open_budget(tx, scope, caps)
     waiting = (runs.c.team == team) & (runs.c.waits_for == WaitsFor.BUDGET.value)
     queued = tx.connection.execute(update(runs).where(waiting).values(_QUEUED)).rowcount
+    tx.announce()
     named: dict[str, JsonValue] = {unit.value: cap for unit, cap in caps.items()}
     data: dict[str, JsonValue] = {"action": "budget", "scope": scope, "caps": named, "reason": reason}
     tx.record(Event(Kind.CONTROL, by, data))
@@ -177,6 +181,8 @@ def _queue(tx: Transaction, run: RunId) -> None:
 
 
 def _set(tx: Transaction, run: RunId, **values: str | int | None) -> None:
+    """Change the run, and let those look who wait for work or hold it."""
+    tx.announce()
     tx.connection.execute(update(runs).where(runs.c.id == run).values(**values))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from ringfence_agents.drive import Drive
-from ringfence_agents.leases import renew
+from ringfence_agents.leases import Lease, renew
 from ringfence_agents.ports import Limits
 from ringfence_agents.preserving import begin_seal
 from ringfence_agents.runs import Request
@@ -39,19 +39,19 @@ class Keeper:
         self._store = store
         self._worker = worker
         self._limits = limits
-        self._drives: dict[RunId, Drive] = {}
+        self._drives: dict[Lease, Drive] = {}
         self._task: asyncio.Task[None] | None = None
         self._ticks_to_renewal = 0
 
     @asynccontextmanager
     async def keeping(self, drive: Drive) -> AsyncIterator[None]:
-        self._drives[drive.run] = drive
+        self._drives[drive.lease] = drive
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep())
         try:
             yield
         finally:
-            del self._drives[drive.run]
+            del self._drives[drive.lease]
             if not self._drives and self._task is not None:
                 task, self._task = self._task, None
                 task.cancel()
@@ -74,8 +74,8 @@ class Keeper:
     async def look(self) -> None:
         """Throw the switches of runs that are lost, asked to stop, or out of wall time."""
         asked = await self._store.read(self._asked)
-        for run, drive in tuple(self._drives.items()):
-            stop = _stop_for(drive, asked.get(run))
+        for drive in tuple(self._drives.values()):
+            stop = _stop_for(drive, asked.get(drive.run))
             if stop is not None:
                 tell(drive, stop)
 

@@ -166,17 +166,23 @@ _DECIDED = (
     .where(escalations.c.id == calls.c.escalation)
     .where(or_(escalations.c.state != "open", escalations.c.expires_at <= bindparam("in_now")))
 )
+_WAITS = and_(runs.c.state == RunState.PARKED.value, runs.c.waits_for == WaitsFor.PEOPLE.value)
+
+
+def decided(connection: Connection, now_us: int) -> tuple[RunId, ...]:
+    """Runs that wait for people and have a call that nobody needs to decide any more."""
+    query = select(runs.c.id).where(_WAITS, _DECIDED)
+    return tuple(RunId(row.id) for row in connection.execute(query, {"in_now": now_us}))
 
 
 def wake_decided(tx: Transaction) -> int:
-    """Queue every run that waits for people and has a call that nobody needs to decide any more.
+    """Queue those of `decided`. Returns how many.
 
     The safety net behind `control.wake`: a vote cast by a program that did not call it is found here, as is one on a
-    card that several runs share. Returns how many were woken.
+    card that several runs share.
     """
-    return tx.connection.execute(
-        update(runs)
-        .where(runs.c.state == RunState.PARKED.value, runs.c.waits_for == WaitsFor.PEOPLE.value, _DECIDED)
-        .values(state=RunState.QUEUED.value, waits_for="", wake_at=None, detail=""),
-        {"in_now": micros(tx.now)},
-    ).rowcount
+    found = decided(tx.connection, micros(tx.now))
+    for run in found:
+        queued = {"state": RunState.QUEUED.value, "waits_for": "", "wake_at": None, "detail": ""}
+        tx.connection.execute(update(runs).where(runs.c.id == run, _WAITS).values(queued))
+    return len(found)

@@ -80,6 +80,11 @@ class Runner:
             switch.throw(stop, grace_s=grace_of(stop.kind, self.limits))
         return switch is not None
 
+    async def look(self) -> None:
+        """See now what people ask of the runs that this runner drives. Raises `LogUnavailable`."""
+        if self._switches:
+            await self._keeper.look()
+
     def stop_all(self, stop: Stop) -> None:
         """Tell every run of this runner to stop."""
         for run in tuple(self._switches):

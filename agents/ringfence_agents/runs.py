@@ -242,6 +242,7 @@ def open_run(tx: Transaction, new: NewRun, *, is_read_only: Callable[[str], bool
     )
     if new.caps:
         open_budget(tx, run_scope(new.run), new.caps)
+    tx.announce()
     propose(tx, new.run, 0, setup_calls(new.setup), is_read_only=is_read_only)
     person = f"person:{name}"
     tx.record(Event(Kind.RUN_OPENED, person, _opened(new, agent), run=new.run, on_behalf_of=person))

@@ -252,6 +252,8 @@ class SandboxHolder:
             if self._live is None:
                 return
             live, self._live = self._live, None
+            # What a successor holds by now, in this very process even, is not ours to stop.
+            await self._store.write(self._guard)
             try:
                 await live.suspend()
                 data: dict[str, JsonValue] = {"action": "suspended"}

@@ -1,24 +1,26 @@
 """The worker: claims runs and drives them, many at once in one process, until it is told to go.
 
-One loop looks for work; every run is a task of its own, so that one that fails harms no other. It wakes at once when
-this process is told of news (`wake`), and looks by itself at a bounded interval, which is all that another process's
-vote needs. Draining stops every run at its next step and queues it again for another worker.
+One loop looks for work; every run is a task of its own, so that one that fails harms no other. It looks at once when
+any process announced news (a vote, a new run, a stop), and by itself at a bounded interval. Draining stops every run
+at its next step and queues it again for another worker.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from ringfence_agents.errors import AgentsError, RunHeld
 from ringfence_agents.leases import claim
-from ringfence_agents.queue import QueueLimits, next_run, wake_decided
+from ringfence_agents.queue import QueueLimits, decided, next_run, wake_decided
 from ringfence_agents.roster import sign_in, sign_out
 from ringfence_agents.runner import Runner
 from ringfence_agents.runs import RunRecord
 from ringfence_agents.switch import Stop, StopKind
 from ringfence_audit.errors import LogUnavailable
-from ringfence_audit.port import Store, Transaction
+from ringfence_audit.port import Store, Transaction, Wakeups
 from ringfence_tools.clock import micros
 from ringfence_tools.errors import ToolsError
 from ringfence_tools.progress import Progress, RunMoved, ignore
@@ -30,8 +32,14 @@ class Pace:
 
     at_once: int = 50
     look_s: float = 0.5
-    sweep_s: float = 2.0
+    sweep_s: float = 5.0
     drain_s: float = 30.0
+
+
+News = Callable[[], AbstractAsyncContextManager[Wakeups]]
+"""Opens what hears of announcements: `SqlStore.wakeups`."""
+
+HEAR_S = 30.0
 
 
 class Worker:
@@ -45,7 +53,9 @@ class Worker:
         pace: Pace | None = None,
         limits: QueueLimits | None = None,
         progress: Progress = ignore,
+        news: News | None = None,
     ) -> None:
+        self._hear = news
         self._store = store
         self._runner = runner
         self._pace = pace or Pace()
@@ -69,11 +79,12 @@ class Worker:
         """Work until drained. A database that is away is waited for; nothing is lost by it."""
         sweep_in_s = 0.0
         async with asyncio.TaskGroup() as group:
+            hearing = group.create_task(self._listen(self._hear)) if self._hear is not None else None
             while not self._draining:
                 self._news.clear()
                 try:
                     if sweep_in_s <= 0:
-                        await self._store.write(self._sweep)
+                        await self._sweep()
                         sweep_in_s = self._pace.sweep_s
                     await self._take(group)
                 except LogUnavailable:
@@ -82,14 +93,34 @@ class Worker:
                 await self._rest()
                 sweep_in_s -= self._pace.look_s
             await self._wait_for_drained()
+            if hearing is not None:
+                hearing.cancel()
         try:
             await self._store.write(lambda tx: sign_out(tx, self._runner.worker))
         except LogUnavailable:
             return  # the roster forgets it by itself
 
-    def _sweep(self, tx: Transaction) -> None:
-        wake_decided(tx)
-        sign_in(tx, self._runner.worker, at_once=self._pace.at_once, driving=len(self._driving))
+    async def _listen(self, news: News) -> None:
+        """Look when there is news, for work and for what people ask of the runs in hand."""
+        async with news() as heard:
+            while True:
+                if await heard.wait(HEAR_S):
+                    self.wake()
+                    try:
+                        await self._runner.look()
+                    except LogUnavailable:
+                        continue  # the keeper's own look tries again
+
+    async def _sweep(self) -> None:
+        driving, at_once = len(self._driving), self._pace.at_once
+
+        def work(tx: Transaction) -> int:
+            sign_in(tx, self._runner.worker, at_once=at_once, driving=driving)
+            return micros(tx.now)
+
+        now_us = await self._store.write(work)
+        if await self._store.read(lambda connection: decided(connection, now_us)):
+            await self._store.write(wake_decided)
 
     async def _rest(self) -> None:
         if self._draining:

@@ -119,6 +119,39 @@ async def test_a_vote_wakes_a_parked_run_even_where_nobody_told_the_worker(house
     assert house.commands() == [CURL]
 
 
+async def test_a_vote_is_heard_at_once_by_a_worker_that_would_not_look_for_an_hour(house: House) -> None:
+    await house.open()
+    model = ScriptedModel([says("", call("shell", {"command": CURL})), finishes()])
+    hour = Pace(look_s=3600, sweep_s=3600, drain_s=5)
+    runner = house.runner(model, limits=Limits(watch_s=3600))
+    worker = Worker(house.store, runner, pace=hour, news=house.store.wakeups)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.run())
+        await until(house, [RUN], {RunState.PARKED})
+
+        def vote(tx: Transaction) -> None:
+            found = escalations.get(tx.connection, EscalationId(1))
+            review.approve(tx, found.id, ANA, digest=found.digest)
+            control.wake(tx, RUN)
+
+        await house.store.write(vote)
+        await until(house, [RUN], {RunState.FINISHED})
+        worker.drain()
+
+
+async def test_a_stop_is_heard_at_once_by_the_worker_that_holds_the_run(house: House) -> None:
+    await house.open()
+    model = Gated()
+    worker = Worker(house.store, house.runner(model, limits=Limits(watch_s=3600)), pace=PACE, news=house.store.wakeups)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.run())
+        while not model.asked:
+            await asyncio.wait({asyncio.create_task(house.tick())}, timeout=1)
+        await house.store.write(lambda tx: control.stop(tx, control.Whose(RUN), by="person:ana", reason="enough"))
+        await until(house, [RUN], {RunState.CANCELLED})
+        worker.drain()
+
+
 async def test_an_undecided_run_is_not_woken(house: House) -> None:
     await house.open()
     model = ScriptedModel([says("", call("shell", {"command": CURL})), finishes()])
