@@ -26,6 +26,7 @@ from ringfence.commands import (
     runs,
     serve,
     stop,
+    watch,
     worker,
 )
 
@@ -38,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 runs.group.command()(run.resume)
+runs.group.command()(watch.watch)
 app.command()(run.run)
 app.add_typer(runs.group, name="runs")
 app.add_typer(review.group, name="review")
