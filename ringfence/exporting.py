@@ -49,6 +49,13 @@ def export_answer(
         settled = store.read_now(lambda connection: export.answer(connection, wanted, found=found))
     except EntryNotFound as error:
         raise Mistake("the log holds nothing like that", fix="Try the question with `ringfence audit query`") from error
+    return write_export(store, settled, out, actor=actor, since=since)
+
+
+def write_export(
+    store: SqlStore, settled: export.Answer, out: Path, *, actor: str, since: Sequence[str] = ()
+) -> Exported:
+    """Record a settled answer in the log, seal it, and write it with its proofs."""
     asyncio.run(store.write(lambda tx: tx.record(export.statement(settled, actor))))
     note = asyncio.run(store.checkpoint())
     if note is None:

@@ -138,7 +138,7 @@ class _Writer:
 
     def _body(self, position: int, raw: bytes | None) -> dict[str, JsonValue]:
         if raw is None:
-            return {"leaf": self.tree.at(0, position).hex()}
+            return {"leaf": base64.b64encode(self.tree.at(0, position)).decode()}
         if leaf_hash(raw) != self.tree.at(0, position):
             raise InvalidExport(f"entry {position} was changed: run verify")
         return {"entry": raw.decode()}

@@ -66,6 +66,7 @@ class Verdict:
     pruned: int
     absent_bodies: int
     open_calls: tuple[str, ...]
+    query: Mapping[str, Json]
 
     @property
     def text(self) -> str:
@@ -254,10 +255,10 @@ def _read_entry(line: Mapping[str, Json], checkpoint: Checkpoint) -> Entry:
     """The entry of a line, proved to lie in the checkpoint's tree. Raises `NotProved`."""
     index = _index(line, "index")
     raw = _utf8(_text(line, "entry"), f"entry {index}") if "entry" in line else None
-    leaf = leaf_hash(raw) if raw is not None else _hash(_text(line, "leaf"), f"entry {index}")
+    leaf = leaf_hash(raw) if raw is not None else _base64(_text(line, "leaf"), "a leaf")
     told, path = _parse_proof(_text(line, "proof"))
-    if told != index:
-        raise NotProved(f"entry {index}: its proof speaks of entry {told}")
+    if told != index or len(leaf) != 32:
+        raise NotProved(f"entry {index}: its proof speaks of entry {told}, or its hash is none")
     if included_root(leaf, index, checkpoint.size, path=path) != checkpoint.root:
         raise NotProved(f"entry {index}: it is not what the signed tree holds there")
     return Entry(index, leaf) if raw is None else _parse_entry(index, leaf, raw)
@@ -429,7 +430,7 @@ class _Export:
         scope = self._check_statement()
         for anchor in self._anchors:
             self._check_anchor(anchor)
-        counts = (self.pruned, len(self._absent), tuple(self._pending))
+        counts = (self.pruned, len(self._absent), tuple(self._pending), self._query)
         return Verdict(checkpoint.origin, checkpoint.size, self.count, scope, bool(self._anchors), cosigned, *counts)
 
     def _check_statement(self) -> str:
@@ -542,12 +543,6 @@ def _base64(text: str, where: str) -> bytes:
     return raw
 
 
-def _hash(text: str, where: str) -> bytes:
-    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
-        raise NotProved(f"{where}: its hash is not 64 hexadecimal digits")
-    return bytes.fromhex(text)
-
-
 def _utf8(text: str, where: str) -> bytes:
     try:
         return text.encode()
@@ -566,6 +561,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--key", action="append", required=True, help="the log's public key, or a file that holds it")
     parser.add_argument("--anchor", action="append", default=[], help="a checkpoint that was kept elsewhere (a file)")
     parser.add_argument("--witness", action="append", default=[], help="a witness's public key, or a file")
+    parser.add_argument("--report", type=Path, help="the page that this export is the evidence of")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     return parser
 
@@ -580,6 +576,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with asked.export.open("rb") as file:
             lines = iter(lambda: file.readline(_MAX_LINE + 1), b"")
             verdict = verify_export(lines, keys, anchors=anchors, witnesses=witnesses)
+        if asked.report is not None and verdict.query.get("report") != sha256(asked.report.read_bytes()).hexdigest():
+            raise NotProved("the page is not the one that the log recorded with this evidence")
     except NotProved as error:
         return _say(asked.json, is_proved=False, text=f"NOT PROVED: {error}", code=NOT_PROVED)
     except (OSError, UnicodeDecodeError) as error:

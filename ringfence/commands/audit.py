@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.commands import audit_anchor, audit_index, audit_life
+from ringfence.commands import audit_anchor, audit_feed, audit_index, audit_life
 from ringfence.commands import audit_options as asking
 from ringfence.commands.options import Json
 
@@ -23,6 +23,9 @@ group.command()(audit_anchor.witness)
 group.add_typer(audit_index.group, name="index")
 group.add_typer(audit_life.key, name="key")
 group.add_typer(audit_life.hold, name="hold")
+group.command()(audit_feed.stream)
+group.command()(audit_feed.lag)
+group.command()(audit_feed.report)
 group.command()(audit_life.prune)
 group.command()(audit_life.erase)
 
