@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from sqlalchemy.engine import make_url
+
 from ringfence.database.upgrading import make_ready
 from ringfence.errors import Mistake
 from ringfence.settings import LOG_ORIGIN, Settings, make_home
@@ -13,14 +15,15 @@ from ringfence_audit.keys import Signer
 from ringfence_audit.notes import VerifierKey, is_signed, parse_note
 from ringfence_audit.originals import Box
 from ringfence_audit.redaction import SHORTEST_VALUE, Redactor
-from ringfence_audit.store import SqlStore, system_clock
+from ringfence_audit.store import SqlStore
 
 
 @contextmanager
-def open_store(settings: Settings, *, clock: Callable[[], datetime] = system_clock) -> Iterator[SqlStore]:
+def open_store(settings: Settings, *, clock: Callable[[], datetime] | None = None) -> Iterator[SqlStore]:
     """The log and every table, made where they are missing. Raises `Mistake` and `LogUnavailable`.
 
     A file is upgraded on the way; a shared database only by `ringfence db upgrade`, since others may be using it.
+    Without `clock` the time is the server's where there is one, or this machine's.
     """
     make_home(settings)
     if settings.database_url is not None and not settings.key_file.exists():
@@ -35,11 +38,13 @@ def open_store(settings: Settings, *, clock: Callable[[], datetime] = system_clo
 
 
 def _redactor(settings: Settings) -> Redactor:
-    """Takes out what looks like a secret and the model's key; what it takes out is kept, sealed."""
-    held = {}
-    key = settings.openai_api_key
-    if key is not None and len(key.get_secret_value()) >= SHORTEST_VALUE:
-        held["OPENAI_API_KEY"] = key.get_secret_value()
+    """Takes out what looks like a secret, the model's key and the database's password; what it takes out is kept,
+    sealed."""
+    known = {
+        "OPENAI_API_KEY": "" if settings.openai_api_key is None else settings.openai_api_key.get_secret_value(),
+        "RINGFENCE_DATABASE_URL": make_url(settings.store_url).password or "",
+    }
+    held = {name: value for name, value in known.items() if len(value) >= SHORTEST_VALUE}
     return Redactor(values=held, originals=Box.load_or_create(settings.originals_key))
 
 

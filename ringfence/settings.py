@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("it names a PostgreSQL database, postgresql://USER@HOST/NAME; a file needs no setting")
+        if url is not None:
+            _check_address(url.get_secret_value())
         return url
 
     @property
@@ -114,6 +116,16 @@ class Settings(BaseSettings):
     @property
     def has_model(self) -> bool:
         return self.openai_api_key is not None or self.openai_base_url is not None
+
+
+def _check_address(url: str) -> None:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ValueError("it is no address; several hosts with ports are ?host=A:5432&host=B:5432") from error
 
 
 def load_settings(*, home: Path | None = None) -> Settings:

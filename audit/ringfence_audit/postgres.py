@@ -13,6 +13,7 @@ Connect to the server itself or through a pooler in session mode: settings of th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
@@ -187,6 +188,8 @@ class PostgresDatabase:
     """
 
     def __init__(self, url: URL, *, is_clock: bool = True) -> None:
+        # What psycopg warns of when a connection breaks is raised to us as well; nobody's terminal needs it twice.
+        logging.getLogger("psycopg").setLevel(logging.ERROR)
         self._is_clock = is_clock
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         address = url.set(drivername="postgresql+psycopg")
@@ -197,8 +200,8 @@ class PostgresDatabase:
         self._readers = create_engine(
             address,
             poolclass=QueuePool,
-            pool_size=4,
-            max_overflow=4,
+            pool_size=2,
+            max_overflow=6,
             pool_pre_ping=True,
             connect_args=options,
             isolation_level="REPEATABLE READ",

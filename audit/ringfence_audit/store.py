@@ -82,7 +82,7 @@ class SqlStore:
         """
         try:
             parsed = make_url(url)
-        except ArgumentError as error:
+        except (ArgumentError, ValueError) as error:
             raise LogUnavailable("the database's address cannot be read: give postgresql://… or sqlite:///…") from error
         kind = parsed.get_backend_name()
         if kind in ("postgresql", "postgres"):

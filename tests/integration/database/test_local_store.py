@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy.engine import make_url
 
 from ringfence.errors import Mistake
 from ringfence.local_store import open_store
 from ringfence.settings import Settings, load_settings
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.events import Event, Kind
+from ringfence_audit.port import Transaction
+from ringfence_audit.postgres import PostgresSession
+from ringfence_audit.query import Filter, query
 
 
 def settings_for(home: Path, url: str | None) -> Settings:
@@ -48,6 +53,26 @@ def test_a_machine_without_the_logs_key_makes_none_and_writes_nothing(tmp_path: 
 
 
 @pytest.mark.postgres
+def test_the_time_is_the_servers_and_its_password_never_enters_the_log(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = datetime(2001, 2, 3, tzinfo=UTC)
+    monkeypatch.setattr(PostgresSession, "now", lambda session: servers)
+    password = make_url(postgres_url).password or "hunter2hunter2"  # a server that asks for none takes any
+    url = make_url(postgres_url).set(password=password).render_as_string(hide_password=False)
+    told = Event(Kind.GAP, "system:test", {"text": f"the password is {password}"})
+
+    def record(tx: Transaction) -> datetime:
+        tx.record(told)
+        return tx.now
+
+    with open_store(settings_for(tmp_path, url)) as store:
+        assert asyncio.run(store.write(record)) == servers
+        page = store.read_now(lambda connection: query(connection, Filter()))
+        assert password not in str(page.entries[0].data)
+
+
+@pytest.mark.postgres
 def test_a_machine_with_another_key_is_refused(tmp_path: Path, postgres_url: str) -> None:
     second = settings_for(tmp_path / "second", None)
     append(second)
@@ -66,3 +91,9 @@ def test_machines_with_one_key_write_one_log(tmp_path: Path, postgres_url: str) 
         note = store.newest_checkpoint()
     assert note is not None
     assert note.splitlines()[1] == "2"
+
+
+def test_an_address_that_nobody_can_read_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGFENCE_DATABASE_URL", "postgresql://u@a:5432,b:5433/x")
+    with pytest.raises(Mistake, match=r"\?host=A:5432&host=B:5432"):
+        load_settings()
