@@ -12,15 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from ringfence.cluster_pool import SqlPoolBook
 from ringfence_sandbox.contract import CallId, ClusterRule, Exec, Limits, SandboxId, SandboxSpec
 from ringfence_sandbox.errors import IsolationUnavailable
 from ringfence_sandbox.kubernetes import kinds, names, rights_check
 from ringfence_sandbox.kubernetes.backend import KubernetesBackend
 from ringfence_sandbox.kubernetes.credentials import ControlKey
+from ringfence_sandbox.kubernetes.pool_book import Bounds
 from ringfence_sandbox.kubernetes.rights_check import Accident
+from ringfence_sandbox.kubernetes.sandbox import KubernetesSandbox
 from ringfence_sandbox.kubernetes.settings import ClusterSettings
 from tests.cluster_tests.chart import Installed, installed_rights, until, until_enforced
 from tests.cluster_tests.node import Cluster
+from tests.integration.agents.house import House
 
 pytestmark = pytest.mark.cluster
 
@@ -127,6 +131,33 @@ async def test_a_sandbox_lives_and_ends_under_the_orchestrators_own_rights(
         finally:
             await backend.destroy(spec.id)
         assert await backend.sweep(frozenset()) == []
+
+
+async def test_a_prepared_namespace_is_claimed_under_the_orchestrators_own_rights(
+    installed: Installed, settings: ClusterSettings, tmp_path: Path
+) -> None:
+    labels = {"run": "r7", "team": "payments", "profile": "default@1", "person": "person:ana"}
+    limits = Limits(processes=64, memory_bytes=256 << 20, disk_bytes=64 << 20)
+    spec = SandboxSpec(SandboxId(f"own-{os.urandom(4).hex()}"), labels=labels, limits=limits)
+    house = House.build(tmp_path)
+    with house.store:
+        async with installed.orchestrator() as api:
+            backend = KubernetesBackend(api, installed.settings(settings), ControlKey(b"o" * 32))
+            book = SqlPoolBook(house.store, installed.name)
+            pool = backend.use_pool(book, Bounds(least=1, most=1))
+            pool.want(spec)
+            await pool.fill()
+
+            async def is_ready() -> bool:
+                return bool(await book.known()) and not pool._making
+
+            await until(is_ready)
+            try:
+                sandbox = await backend.create(spec)
+                assert isinstance(sandbox, KubernetesSandbox)
+                assert sandbox.namespace.startswith("rf-p-")
+            finally:
+                await backend.destroy(spec.id)
 
 
 def doctor(installed: Installed, kubeconfig: Path, home: Path, *options: str) -> tuple[int, list[dict[str, object]]]:
