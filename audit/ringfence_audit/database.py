@@ -83,8 +83,12 @@ class Session(Protocol):
     def connection(self) -> Connection:
         """What jobs are given."""
 
-    def begin(self) -> Head:
-        """Open the batch's transaction, alone against every other writer, and say where the log ends."""
+    def begin(self, known: int, streams: Sequence[str]) -> Head:
+        """Open the batch's transaction, alone against every other writer, and say where the log ends.
+
+        `known` is the size of the log that this writer has in mind (below 0 for none) and `streams` are those that it
+        is likely to ask for: a server may tell their news in the same answer, for `look`.
+        """
 
     def now(self) -> datetime | None:
         """The database's clock (aware UTC), or None where the injected clock rules (SQLite)."""

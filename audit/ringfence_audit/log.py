@@ -22,14 +22,15 @@ from ringfence_audit.errors import CommitUnknown, LogUnavailable
 from ringfence_audit.events import Event, Kind
 from ringfence_audit.merkle import Edge
 from ringfence_audit.notes import Checkpoint, Signs, sign_checkpoint
+from ringfence_audit.session import CATCH_UP
 
 CHECKPOINT_ENTRIES = 1_024
 CHECKPOINT_S = 1.0
 _URGENT = frozenset({Kind.RUN_CLOSED, Kind.VOTE, Kind.SETTLED, Kind.CONTROL, Kind.KEY})
 """A run's end and each human decision are covered by a checkpoint at once."""
 _STREAMS_KEPT = 20_000
-_CATCH_UP = 4_096
-"""Entries of other processes that are added to the tree in memory, rather than its edge being read anew."""
+_RECENT = 64
+"""Streams of the last batch, whose heads are asked for with the next one's beginning."""
 _FATE_ATTEMPTS = 3
 _UNREAD = Head(-1, b"")
 
@@ -111,6 +112,7 @@ class Log:
         self._moved: Head | None = None
         self._edge = Edge()
         self._streams: dict[str, StreamHead] = {}
+        self._recent: Sequence[str] = ()
         self._noted: Noted | None = None
         self._pending: Noted | None = None
         self._signed_at = ticks()
@@ -189,8 +191,9 @@ class Log:
 
     def _begin(self) -> Session:
         session = self._session or self._database.session()
+        known, streams = self._head.size, self._recent
         try:
-            head = session.begin()
+            head = session.begin(known, streams)
         except STORAGE_ERRORS:
             is_stale = session is self._session and session.is_lost
             session.close()
@@ -199,11 +202,11 @@ class Log:
                 raise
             # It broke while nobody used it: the server was restarted, or it failed over. Nothing was under way.
             session = self._database.session()
-            head = session.begin()
+            head = session.begin(_UNREAD.size, ())
         self._session = session
         if head != self._head:
             self._streams.clear()
-            if self._head != _UNREAD and 0 <= head.size - self._head.size <= _CATCH_UP:
+            if self._head != _UNREAD and 0 <= head.size - self._head.size <= CATCH_UP:
                 self._moved = head  # what others appended is asked for together with the streams
             else:
                 self._edge = Edge(head.size, session.edge_rows(head.size))
@@ -296,6 +299,7 @@ class Log:
     def _committed(self, batch: _Batch) -> None:
         self._head, self._edge = batch.appended.head, batch.edge
         self._streams.update(batch.touched)
+        self._recent = tuple(batch.touched)[:_RECENT] or self._recent
         if len(self._streams) > _STREAMS_KEPT:
             self._streams.clear()
         if batch.appended.note is not None:
@@ -327,7 +331,7 @@ class Log:
             except STORAGE_ERRORS:
                 continue
             try:
-                fresh.begin()
+                fresh.begin(_UNREAD.size, ())
                 found = fresh.last_token(self._writer) == token
                 fresh.confirm()
             except STORAGE_ERRORS:

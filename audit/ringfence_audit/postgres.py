@@ -30,7 +30,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from ringfence_audit.database import Appended, Head, Noted, Seen, StreamHead
 from ringfence_audit.errors import LogUnavailable
-from ringfence_audit.session import WRITERS_KEPT_S, EvidenceSession, complete, statements
+from ringfence_audit.session import CATCH_UP, WRITERS_KEPT_S, EvidenceSession, complete, statements
 from ringfence_audit.wakeups import CHANNEL, ServerWakeups, server_wakeups
 
 APPEND_LOCK = 0x52464C4F47  # "RFLOG"
@@ -68,17 +68,20 @@ class PostgresSession(EvidenceSession):
         self._now: datetime | None = None
         self._has_savepoint = False
         self._appended: Appended | None = None
+        self._news: Seen | None = None
 
-    def begin(self) -> Head:
-        self._has_savepoint, self._appended = False, None
+    def begin(self, known: int, streams: Sequence[str]) -> Head:
+        self._has_savepoint, self._appended, self._news = False, None, None
         with self._driver.pipeline():  # one round trip; each statement still sees what was committed before it
             self._driver.execute("BEGIN")
             self._driver.execute("SET LOCAL synchronous_commit = off")
             self._driver.execute("SELECT pg_advisory_xact_lock(%s)", (APPEND_LOCK,))
             clock = self._driver.execute("SELECT clock_timestamp()")
             heads = self._driver.execute(self.TEXT["head"])
+            answer = self._ask(known, known + CATCH_UP, streams) if known >= 0 else None
             (self._now,) = clock.fetchall()[0]
             found = heads.fetchall()
+            self._news = None if answer is None else answer()
         return Head(found[0][0], found[0][1]) if found else Head(0, b"")
 
     def now(self) -> datetime | None:
@@ -147,21 +150,37 @@ class PostgresSession(EvidenceSession):
         self._appended = appended  # goes out together with the commit: one round trip
 
     def look(self, first: int, end: int, streams: Sequence[str]) -> Seen:
-        with self._driver.pipeline():
-            hashed = self._driver.execute(
-                "SELECT sha256('\\x00'::bytea || entry) FROM audit_entries "
-                "WHERE position >= %s AND position < %s AND entry IS NOT NULL ORDER BY position",
-                (first, end),
-            )
-            noted = self._driver.execute(self.TEXT["note"])
-            heads = self._driver.execute(
-                "SELECT stream, length, head FROM audit_streams WHERE stream = ANY(%s)", (list(streams),)
-            )
-            leaves = complete([leaf for (leaf,) in hashed.fetchall()], first, end)
+        seen, self._news = self._news, None  # good for one look, at the log as this batch found it
+        told = {} if seen is None else {head.stream: head for head in seen.streams}
+        missing = [stream for stream in streams if stream not in told]
+        if seen is None or missing:
+            with self._driver.pipeline():
+                asked = self._ask(first, end, missing)()
+            seen = asked if seen is None else seen
+            told |= {head.stream: head for head in asked.streams}
+        leaves = complete(list(seen.leaves), first, end) if end > first else ()
+        return Seen(leaves, seen.note, [told[stream] for stream in streams])
+
+    def _ask(self, first: int, end: int, streams: Sequence[str]) -> Callable[[], Seen]:
+        """Send the questions; the answer is there when the pipeline around it was synchronised."""
+        hashed = self._driver.execute(
+            "SELECT sha256('\\x00'::bytea || entry) FROM audit_entries "
+            "WHERE position >= %s AND position < %s AND entry IS NOT NULL ORDER BY position",
+            (first, end),
+        )
+        noted = self._driver.execute(self.TEXT["note"])
+        heads = self._driver.execute(
+            "SELECT stream, length, head FROM audit_streams WHERE stream = ANY(%s)", (list(streams),)
+        )
+
+        def answer() -> Seen:
+            leaves = [leaf for (leaf,) in hashed.fetchall()]
             note = noted.fetchone()
             found = {stream: StreamHead(stream, length, head) for stream, length, head in heads.fetchall()}
-        ends = [found.get(stream, StreamHead(stream, 0, b"")) for stream in streams]
-        return Seen(leaves, None if note is None else Noted(*note), ends)
+            ends = [found.get(stream, StreamHead(stream, 0, b"")) for stream in streams]
+            return Seen(leaves, None if note is None else Noted(*note), ends)
+
+        return answer
 
 
 class _SwallowedError(Exception):

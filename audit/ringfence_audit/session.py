@@ -38,6 +38,8 @@ _STATEMENTS = {
     "announced": "SELECT announced FROM audit_news",
     "forget_writers": "DELETE FROM audit_writers WHERE seen_at < {now} - ?",
 }
+CATCH_UP = 4_096
+"""Entries of other processes that are added to the tree in memory, rather than its edge being read anew."""
 WRITERS_KEPT_S = 86_400
 """How long the last commit of a writer that is gone can be looked up."""
 

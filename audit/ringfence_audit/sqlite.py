@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ class SqliteSession(EvidenceSession):
     TEXT = statements("?", "unixepoch()")
     _driver: sqlite3.Connection
 
-    def begin(self) -> Head:
+    def begin(self, known: int, streams: Sequence[str]) -> Head:
         self._driver.execute("BEGIN IMMEDIATE")
         found = self._rows("head")
         return Head(found[0][0], found[0][1]) if found else Head(0, b"")

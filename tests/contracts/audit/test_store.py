@@ -15,8 +15,10 @@ from ringfence_audit.errors import InvalidEvent, LogUnavailable
 from ringfence_audit.events import Event, Kind
 from ringfence_audit.keys import Signer
 from ringfence_audit.merkle import leaf_hash
+from ringfence_audit.notes import VerifierKey
 from ringfence_audit.port import Transaction
 from ringfence_audit.store import SqlStore
+from ringfence_audit.verify import verify
 
 _METADATA = MetaData()
 ROWS = Table("test_rows", _METADATA, Column("name", String(80), primary_key=True), Column("n", Integer))
@@ -126,6 +128,22 @@ async def test_two_stores_on_one_database_extend_one_log(store: SqlStore, databa
     assert len(raws) == 91
     ns = [orjson.loads(raw)["stream"]["n"] for raw in raws if orjson.loads(raw)["stream"]["id"] == "r1"]
     assert ns == list(range(61))
+
+
+@pytest.mark.parametrize("count", [3, 5_000])
+async def test_what_others_append_meanwhile_is_built_upon(store: SqlStore, database_url: str, count: int) -> None:
+    def much(tx: Transaction) -> None:
+        for n in range(count):
+            tx.record(add(str(n), f"r{n % 3}"))
+
+    await put(store, "before", "r1")
+    with SqlStore.open(database_url, signer=store.signer) as other:
+        await other.write(much)
+        await asyncio.gather(put(store, "known", "r1"), put(store, "new", "r9"))
+    await store.checkpoint()
+    key = VerifierKey.of_log(store.signer.origin, store.signer.public_key)
+    verdict = await store.read(lambda connection: verify(connection, key, is_evidence_only=True))
+    assert (verdict.is_intact, verdict.size) == (True, count + 3), verdict.text
 
 
 async def test_a_cancelled_caller_does_not_disturb_the_others(store: SqlStore) -> None:
