@@ -54,7 +54,15 @@ def _pack(archive: Path, reference: str) -> None:
     with tempfile.TemporaryDirectory(prefix="ringfence-image-") as folder:
         work = Path(folder)
         layers = [_base_layer(work), _dependencies(), _application(work)]
-        command = [sys.executable, str(RECIPES / "image.py"), str(archive), reference, "--user", "10001:10001"]
+        command = [
+            sys.executable,
+            str(RECIPES / "image.py"),
+            str(archive),
+            reference,
+            "--plain",
+            "--user",
+            "10001:10001",
+        ]
         for layer in layers:
             command += ["--layer", str(layer)]
         subprocess.run([*command, "--entrypoint", "ringfence"], check=True)

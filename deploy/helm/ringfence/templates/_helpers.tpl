@@ -60,7 +60,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
 {{- define "ringfence.env" -}}
-- {name: RINGFENCE_HOME, value: /var/lib/ringfence}
+- {name: RINGFENCE_HOME, value: /var/lib/ringfence/state}
 - {name: RINGFENCE_CONFIG, value: /etc/ringfence}
 - {name: RINGFENCE_DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ .Values.database.secret | quote }}, key: dsn}}}
 - {name: RINGFENCE_KUBERNETES, value: {{ include "ringfence.cluster" . | quote }}}
@@ -104,7 +104,7 @@ seccompProfile: {type: RuntimeDefault}
             {{- end }}
 {{- end -}}
 
-{{/* Keys lie in a Secret; the program insists that nobody else can read them, which a Secret's mount cannot say. */}}
+{{/* The program insists on a folder and on keys that nobody else can read, which no mount can say by itself. */}}
 {{- define "ringfence.takeKeys" -}}
 - name: keys
   image: {{ include "ringfence.image" . | quote }}
@@ -114,9 +114,11 @@ seccompProfile: {type: RuntimeDefault}
     - -euc
     - |
       umask 077
+      mkdir -p /var/lib/ringfence/state
+      cd /var/lib/ringfence/state
       for key in audit people originals sandbox; do
-        cp "/keys/$key.key" "/var/lib/ringfence/.$key.$HOSTNAME"
-        mv "/var/lib/ringfence/.$key.$HOSTNAME" "/var/lib/ringfence/$key.key"
+        cp "/keys/$key.key" ".$key.$HOSTNAME"
+        mv ".$key.$HOSTNAME" "$key.key"
       done
   securityContext: {{ include "ringfence.security" . }}
   resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {memory: 64Mi}}
