@@ -1,0 +1,151 @@
+"""Named points on the path of a tool call at which a process can be ended, from the outside of the code under test.
+
+Every durable step is a transaction, so the points are found by what a transaction records: *before* is inside it, with
+nothing committed yet, *after* is once it is on disk. Around the sandbox they lie before and after an action, and within
+it, when its effect has begun and may not have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from ringfence_audit.events import Event, Kind
+from ringfence_audit.port import Store, Transaction
+from ringfence_sandbox.contract import Action, Outcome, OutputSink
+from ringfence_sandbox.local.ownership import _children
+from ringfence_sandbox.local.sandbox import LocalSandbox
+from ringfence_sandbox.served import ServedSandbox
+
+T = TypeVar("T")
+
+WORKER_POINTS = (
+    "before answer", "after answer", "before intent", "after intent", "before wait", "after wait", "before consume",
+    "after consume", "before exec", "within exec", "after exec", "server within exec", "before outcome",
+    "after outcome", "before move", "after move",
+)  # fmt: skip
+VOTER_POINTS = ("before vote", "after vote")
+NOWHERE = "nowhere"
+QUIET_S = 0.3
+WITHIN_S = 0.02
+"""How long after its start an action is cut off: its line is written at once, its end comes later."""
+
+NAMES = {
+    Kind.EXCHANGE: "answer",
+    Kind.INTENT: "intent",
+    Kind.ESCALATION: "wait",
+    Kind.OUTCOME: "outcome",
+    Kind.VOTE: "vote",
+    Kind.RUN_STATE: "move",
+}
+
+
+@dataclass
+class Fate:
+    """Ends (or stops) this process when it comes to its point for the `nth` time."""
+
+    point: str
+    nth: int = 1
+    number: signal.Signals = signal.SIGKILL
+    seen: int = field(default=0)
+
+    def at(self, point: str) -> None:
+        if self.meets(point):
+            self.befall()
+
+    def befall(self) -> None:
+        if self.number == signal.SIGSTOP:
+            # Nothing new is begun meanwhile: a process that is stopped while it holds SQLite's lock holds everybody.
+            time.sleep(QUIET_S)
+        os.kill(os.getpid(), self.number)
+
+    def meets(self, point: str) -> bool:
+        if point != self.point:
+            return False
+        self.seen += 1
+        return self.seen == self.nth
+
+
+class _Watching:
+    """A transaction whose events are seen on their way."""
+
+    def __init__(self, inner: Transaction, seen: list[Kind]) -> None:
+        self._inner = inner
+        self._seen = seen
+
+    @property
+    def connection(self) -> Connection:
+        return self._inner.connection
+
+    @property
+    def now(self) -> datetime:
+        return self._inner.now
+
+    def record(self, event: Event) -> None:
+        self._seen.append(event.kind)
+        self._inner.record(event)
+
+    def announce(self) -> None:
+        self._inner.announce()
+
+
+def name_of(kinds: list[Kind]) -> str:
+    """What a transaction that recorded these is called; "" for one that is no point."""
+    if Kind.INTENT in kinds and Kind.SETTLED in kinds:
+        return "consume"
+    return next((NAMES[kind] for kind in kinds if kind in NAMES), "")
+
+
+class FatalStore:
+    """A store in whose transactions a process meets its fate."""
+
+    def __init__(self, inner: Store, fate: Fate) -> None:
+        self._inner = inner
+        self._fate = fate
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        seen: list[Kind] = []
+
+        def watched(tx: Transaction) -> T:
+            seen.clear()
+            result = work(_Watching(tx, seen))
+            self._fate.at(f"before {name_of(seen)}")
+            return result
+
+        result = await self._inner.write(watched)
+        self._fate.at(f"after {name_of(seen)}")
+        return result
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self._inner.read(work)
+
+
+def make_actions_fatal(fate: Fate) -> None:
+    """For the rest of this process, local sandboxes' actions meet its fate too."""
+    perform = ServedSandbox.perform
+
+    async def fatal(self: ServedSandbox, action: Action, *, on_output: OutputSink | None = None) -> Outcome:
+        fate.at("before exec")
+        loop = asyncio.get_running_loop()
+        if fate.meets("within exec"):
+            loop.call_later(WITHIN_S, fate.befall)
+        if isinstance(self, LocalSandbox) and fate.meets("server within exec"):
+            loop.call_later(WITHIN_S, _kill_server, self)
+        outcome = await perform(self, action, on_output=on_output)
+        fate.at("after exec")
+        return outcome
+
+    ServedSandbox.perform = fatal  # type: ignore[method-assign]  # this process exists to be killed
+
+
+def _kill_server(sandbox: LocalSandbox) -> None:
+    for pid in _children(sandbox._process.pid):
+        os.kill(pid, signal.SIGKILL)
