@@ -25,8 +25,9 @@ from ringfence.wiring import Workshop
 from ringfence_agents.prompt import system_prompt
 from ringfence_agents.runs import NewRun, TaskId, open_run
 from ringfence_sandbox.cloning import bundle_from_url, host_of
-from ringfence_sandbox.contract import Bundle
+from ringfence_sandbox.contract import Bundle, SandboxId
 from ringfence_sandbox.source import bundle_from_path
+from ringfence_sandbox.ssh_source import bundle_over_ssh, place_of
 from ringfence_tools.calls import RunId
 from ringfence_tools.egress import CloneEgress, is_listed
 from ringfence_tools.people import Person
@@ -36,7 +37,7 @@ TASK_LIMIT_CHARS = 32 << 10
 LEAST_ROOM_BYTES = 16 << 20
 """Less than this does not hold the log, a sandbox's own files and any workspace: nothing is begun."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
-_SCP_FORM = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^/].*\Z")
+_SCP_FORM = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:.+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Order:
     is_dirty_allowed: bool = False
     sandbox: str | None = None
     """`kubernetes`: on the cluster instead of on this machine."""
+    is_ssh_allowed: bool = False
+    """The keys of this process are the person's own, so that ssh URLs may be fetched with them."""
     team: str = ""
     """The team that it is for; without it, the one of the profile's that the person is in."""
 
@@ -145,6 +148,12 @@ async def _bundle(
 ) -> Bundle:
     if not is_url(order.repository):
         return bundle_from_path(Path(order.repository), into=folder, allow_dirty=order.is_dirty_allowed)
+    place = place_of(order.repository)
+    if place is not None and not order.is_ssh_allowed:
+        raise Mistake("an ssh URL needs your own key, which is not here", fix="Give an https URL")
+    if place is not None:
+        guard = CloneEgress(workshop.store, run, person.principal, place.host, place.port or 22)
+        return await bundle_over_ssh(place, into=folder, sandbox=SandboxId(run), egress=guard)
     host, port = host_of(order.repository)
     is_private = is_listed(profile.network.private, host, port)
     egress = CloneEgress(workshop.store, run, person.principal, host, port, is_private_allowed=is_private)

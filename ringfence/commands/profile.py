@@ -146,10 +146,11 @@ def diff(
 
 
 @group.command()
-def new(
+def write(
     path: Annotated[Path, typer.Argument(help="The file to write, such as team.yaml.")],
+    is_json: Json = False,
 ) -> None:
-    """Write a profile to start from."""
+    """Write a profile to start from; it passes its own tests."""
     from ringfence.errors import Mistake
     from ringfence.render import make_output
 
@@ -160,7 +161,8 @@ def new(
             file.write(_SKELETON.format(name=_name_of(path)))
     except FileExistsError as error:
         raise Mistake(f"{path} exists already", fix="Choose another name") from error
-    output = make_output()
+    output = make_output(is_json=is_json)
+    output.record({"type": "profile", "name": _name_of(path), "place": str(path)})
     output.line(("wrote ", "good"), (str(path), "name"))
     output.line("Next: ", (f"ringfence profile test {path}", "name"))
 

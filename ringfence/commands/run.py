@@ -40,7 +40,14 @@ def run(
     with open_session(is_json=is_json, must_exist=False) as session:
         chosen = profile or session.settings.profile
         order = Order(
-            task, repo, chosen, model=model, budget=budget, is_dirty_allowed=is_dirty_allowed, sandbox=sandbox
+            task,
+            repo,
+            chosen,
+            model=model,
+            budget=budget,
+            is_dirty_allowed=is_dirty_allowed,
+            sandbox=sandbox,
+            is_ssh_allowed=True,
         )
         code = asyncio.run(_run(session, order, is_detached=is_detached))
     raise typer.Exit(code)

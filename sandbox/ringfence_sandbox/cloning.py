@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ringfence_sandbox.contract import (
     Backend,
@@ -46,8 +46,10 @@ def host_of(url: str) -> tuple[str, int]:
         raise WorkspaceRefused(f"{url[:200]!r} is no URL: {error}") from error
     if parts.scheme != "https" or not parts.hostname or not url.isprintable() or " " in url:
         raise WorkspaceRefused(
-            f"{url[:200]!r} cannot be cloned here: https URLs are; for ssh, clone it and give the path with --repo"
+            f"{url[:200]!r} cannot be cloned: https and ssh URLs are; for another kind, clone it and give the path"
         )
+    if any(unquote(part) in (".", "..") for part in parts.path.split("/")):
+        raise WorkspaceRefused(f"{url[:200]!r} holds dot segments; write the path that it means")
     if parts.username or parts.password:
         raise WorkspaceRefused("the URL carries a credential; put it into the profile's network.credentials instead")
     return parts.hostname, port

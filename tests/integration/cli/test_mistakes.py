@@ -57,7 +57,7 @@ REPLAY = ("--model", "replay:transcript.jsonl")
         (("run", "--repo", "project", "--model", "replay:broken.jsonl", "x"), Exit.USAGE, "line 1"),
         (("run", "--repo", "project", *REPLAY, "--budget", "usd=many", "x"), Exit.USAGE, "usd=2.50,tool_calls=100"),
         (("run", "--repo", "http://example.org/x.git", *REPLAY, "x"), Exit.USAGE, "https"),
-        (("profile", "new", "absent/x.yaml"), Exit.USAGE, "Check the path"),
+        (("profile", "write", "absent/x.yaml"), Exit.USAGE, "Check the path"),
     ],
 )
 def test_a_mistake_is_one_line_and_begins_no_run(place: Path, words: tuple[str, ...], code: Exit, says: str) -> None:
