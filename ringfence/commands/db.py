@@ -14,7 +14,8 @@ group = typer.Typer(no_args_is_help=True, help="The tables of the database: whic
 
 @group.command()
 def current(is_json: Json = False) -> None:
-    """Show the version of the tables, and whether this release can work with them."""
+    """Show the version of the tables, whether this release can work with them, and what weakens the server."""
+    from ringfence.database.durability import weaknesses
     from ringfence.database.version import HEAD, Standing, standing, version_of
     from ringfence.local_store import open_tables
     from ringfence.render import make_output
@@ -23,12 +24,17 @@ def current(is_json: Json = False) -> None:
     settings = load_settings()
     output = make_output(is_json=is_json)
     if settings.database_url is None and not settings.database.exists():
-        version, found = None, Standing.EMPTY
+        version, found, weak = None, Standing.EMPTY, []
     else:
         with open_tables(settings) as store:
             version, found = store.read_now(version_of), store.read_now(standing)
-    output.record({"type": "database", "version": version, "standing": found.value, "release": HEAD})
+            weak = store.read_now(weaknesses)
+    output.record(
+        {"type": "database", "version": version, "standing": found.value, "release": HEAD, "weaknesses": list(weak)}
+    )
     output.line(f"{version or 'no version'}  ({found.value}; this release has {HEAD})")
+    for line in weak:
+        output.line((line, "bad"))
 
 
 @group.command()

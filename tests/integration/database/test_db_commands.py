@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -43,6 +44,13 @@ def test_a_release_that_is_too_old_for_the_tables_says_so(operator: Operator, mo
     refused = operator.types("runs", "list")
     assert isinstance(refused.exception, Mistake)
     assert "newer Ringfence" in str(refused.exception)
+
+
+def test_a_server_that_can_lose_what_was_acknowledged_is_pointed_out(operator: Operator, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        shown = connection.execute("SHOW fsync").fetchone()
+    told = operator.told("db", "current")["weaknesses"]
+    assert ("fsync is off" in str(told)) == (shown == ("off",))
 
 
 def test_the_tables_are_made_once_and_shown(operator: Operator) -> None:

@@ -21,12 +21,15 @@ from ringfence_audit.errors import CommitUnknown, LogUnavailable
 from ringfence_audit.events import Event, Kind
 from ringfence_audit.keys import Signer
 from ringfence_audit.notes import VerifierKey
+from ringfence_audit.port import Transaction
 from ringfence_audit.postgres import PostgresDatabase, PostgresSession
 from ringfence_audit.store import SqlStore
 from ringfence_audit.verify import verify
+from ringfence_tools import escalations, review
+from ringfence_tools.calls import Effect, EscalationId
 from tests.fakes.model import ScriptedModel, call, finishes, says
 from tests.fixtures_postgres import PostgresServer, make_database
-from tests.integration.agents.house import RUN, House
+from tests.integration.agents.house import ANA, RUN, House
 from tests.integration.database import crash_cycles
 
 SIGNER = Signer.generate("test.example/log")
@@ -253,3 +256,25 @@ def test_crash_after_crash_of_server_and_process_nothing_acknowledged_is_lost(ow
 
 def test_crash_after_crash_of_the_process_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     assert crash_cycles.run(4, f"sqlite:///{tmp_path}/log.db", None, seed=4).acknowledged > 0
+
+
+@pytest.mark.parametrize(("jump_s", "ran"), [(-86_400, 1), (86_400, 0)], ids=["back", "ahead"])
+async def test_a_parked_run_goes_on_after_the_clock_jumped(
+    database_url: str, tmp_path: Path, jump_s: float, ran: int
+) -> None:
+    """Ahead its card expired, which denies; back the card stays open for longer and a vote still counts."""
+    house = House.build(tmp_path, effects={"curl https://pypi.example.org/": Effect.ESCALATE}, url=database_url)
+    with house.store:
+        await house.open()
+        model = ScriptedModel([says("", call("shell", {"command": "curl https://pypi.example.org/"})), finishes()])
+        assert await house.runner(model).drive(RUN) is RunState.PARKED
+        house.clock.pass_s(jump_s)
+        if ran:
+            await house.store.write(_approve)
+        assert await house.runner(model, worker="w2").drive(RUN) is RunState.FINISHED
+        assert len(house.commands()) == ran
+
+
+def _approve(tx: Transaction) -> None:
+    card = escalations.get(tx.connection, EscalationId(1))
+    review.approve(tx, card.id, ANA, digest=card.digest)
