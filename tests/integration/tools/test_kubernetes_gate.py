@@ -11,7 +11,7 @@ from ringfence_audit.store import SqlStore
 from ringfence_sandbox.kubernetes.agent_port import Right
 from ringfence_sandbox.kubernetes.json_value import Json
 from ringfence_tools import escalations, grants, review
-from ringfence_tools.calls import Effect, ResultStatus, Terms, ToolResult
+from ringfence_tools.calls import Effect, GrantWidth, ResultStatus, Terms, ToolResult
 from ringfence_tools.clock import micros
 from ringfence_tools.escalations import Escalation, EscalationState
 from ringfence_tools.gate_context import Settled, Waiting
@@ -51,9 +51,8 @@ def opens(found: Escalation) -> str:
     return "\n".join(map(str, lines))
 
 
-async def approve(bench: Bench, found: Escalation, *, width: str = "once") -> None:
-    chosen = "task" if width == "task" else "once"
-    await bench.store.write(lambda tx: review.approve(tx, found.id, ANA, digest=found.digest, width=chosen))
+async def approve(bench: Bench, found: Escalation, *, width: GrantWidth = "once") -> None:
+    await bench.store.write(lambda tx: review.approve(tx, found.id, ANA, digest=found.digest, width=width))
 
 
 async def again(bench: Bench, key: object) -> ToolResult | Escalation:
@@ -111,14 +110,14 @@ async def test_a_grant_for_the_task_stands_until_it_expires(store: SqlStore, clo
     key, found = await bench.waiting("kubernetes_apply", applying(x="1"))
     await approve(bench, found, width="task")
     assert isinstance(await again(bench, key), ToolResult)
-    assert len(account.held) == 1
+    assert len(account.every_held[-1]) == 1
     assert (await bench.result("kubernetes_apply", applying(x="2"))).status is ResultStatus.OK
     clock.pass_time(Terms().ttl_s + 1)
     _, later = await bench.waiting("kubernetes_apply", applying(x="3"))
     assert later.state is EscalationState.OPEN
     bench.policy.effects = {}
     await bench.result("kubernetes_list", json.dumps({"resource": "configmaps"}))
-    assert account.held == ()
+    assert not account.every_held[-1]
     live = await store.read(lambda connection: grants.live(connection, RUN, micros(clock.now)))
     assert live == ()
 
