@@ -6,7 +6,9 @@ import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
@@ -97,3 +99,22 @@ def test_an_address_that_nobody_can_read_is_refused_in_words(monkeypatch: pytest
     monkeypatch.setenv("RINGFENCE_DATABASE_URL", "postgresql://u@a:5432,b:5433/x")
     with pytest.raises(Mistake, match=r"\?host=A:5432&host=B:5432"):
         load_settings()
+
+
+@pytest.mark.postgres
+def test_a_role_that_owns_its_database_and_nothing_else_is_enough(tmp_path: Path, postgres_url: str) -> None:
+    role = make_url(postgres_url).database
+    assert role is not None
+    name = sql.Identifier(role)
+    with psycopg.connect(postgres_url, autocommit=True) as server:
+        server.execute(sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER PASSWORD 'plain-password'").format(name))
+        server.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, name))
+    try:
+        plain = make_url(postgres_url).set(username=role, password="plain-password")
+        append(settings_for(tmp_path, plain.render_as_string(hide_password=False)))
+        append(settings_for(tmp_path, plain.render_as_string(hide_password=False)))
+    finally:
+        with psycopg.connect(postgres_url, autocommit=True) as server:
+            server.execute(sql.SQL("REASSIGN OWNED BY {} TO CURRENT_USER").format(name))
+            server.execute(sql.SQL("DROP OWNED BY {}").format(name))
+            server.execute(sql.SQL("DROP ROLE {}").format(name))
