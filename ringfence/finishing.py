@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 
 from ringfence.render import Output, Style, money
 from ringfence_agents.endings import count_calls, tests_run
-from ringfence_agents.runs import RunRecord, RunState
+from ringfence_agents.runs import RunRecord, RunState, WaitsFor
 from ringfence_agents.schema import runs
 from ringfence_audit.events import JsonValue
 from ringfence_audit.store import SqlStore
@@ -62,8 +62,8 @@ async def head_of(store: SqlStore) -> str:
     return f"{size}:{root}"
 
 
-def show_result(output: Output, record: RunRecord, result: Mapping[str, JsonValue]) -> None:
-    """The same for people, with the patch and what to do next."""
+def show_result(output: Output, record: RunRecord, result: Mapping[str, JsonValue], *, has_next: bool = True) -> None:
+    """The same for people, with the patch and, where the state folder stays (`has_next`), what to do next."""
     output.record(result)
     style = _STYLES.get(record.state, "bad")
     output.line()
@@ -77,7 +77,8 @@ def show_result(output: Output, record: RunRecord, result: Mapping[str, JsonValu
             output.line("tests   ", str(last.get("command", "")), " ", passed)
     _show_patch(output, str(result["patch"]))
     output.line("log     ", (str(result["audit_head"]), "dim"))
-    _show_next(output, record, bool(result["patch"]))
+    if has_next:
+        _show_next(output, record, bool(result["patch"]))
 
 
 def _show_patch(output: Output, path: str) -> None:
@@ -95,7 +96,13 @@ def _show_patch(output: Output, path: str) -> None:
 
 
 def _show_next(output: Output, record: RunRecord, has_patch: bool) -> None:
-    if record.state is RunState.PARKED:
-        output.line("next    ", (f"ringfence review list  ·  ringfence runs resume {record.id}", "bold"))
-    elif record.state is RunState.FINISHED and has_patch:
-        output.line("next    ", (f"ringfence deliver {record.id}", "bold"))
+    step = f"ringfence runs resume {record.id}"
+    if record.state is RunState.FINISHED and has_patch:
+        step = f"ringfence deliver {record.id}"
+    elif record.state.is_end:
+        return
+    elif record.waits_for is WaitsFor.PEOPLE:
+        step = f"ringfence review list  ·  {step}"
+    elif record.waits_for is WaitsFor.BUDGET:
+        step = f"ringfence runs budget {record.id} --set CAPS  ·  {step}"
+    output.line("next    ", (step, "bold"))

@@ -91,7 +91,9 @@ async def _resume(session: Session, run: RunId, *, is_patient: bool) -> int:
     return await drive_and_show(session, run, is_forced=True, is_patient=is_patient)
 
 
-async def drive_and_show(session: Session, run: RunId, *, is_forced: bool = False, is_patient: bool = False) -> int:
+async def drive_and_show(
+    session: Session, run: RunId, *, is_forced: bool = False, is_patient: bool = False, has_next: bool = True
+) -> int:
     """Drive the run in this process, show it, ask the person at the terminal, and tell the result."""
     from ringfence.deciding import decide_here
     from ringfence.driving import drive_here, exit_of
@@ -113,7 +115,7 @@ async def drive_and_show(session: Session, run: RunId, *, is_forced: bool = Fals
             is_forced=is_forced,
             is_patient=is_patient,
         )
-        show_result(session.output, record, await result_of(session.store, record))
+        show_result(session.output, record, await result_of(session.store, record), has_next=has_next)
         return int(exit_of(record))
 
 

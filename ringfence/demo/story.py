@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +51,16 @@ async def tell(*, has_prompt: bool, sandbox: str | None = None) -> int:
         if has_prompt and output.is_interactive:
             _title(output, "Now you be the agent")
             await be_the_agent(session, stage, sandbox)
+        output.line("next      ", (f'{_called()} run --repo PATH "what to do"', "bold"), "   on a project of yours")
         return code
+
+
+def _called() -> str:
+    """How the person calls Ringfence: `make demo` installs it beside the project, not on the PATH."""
+    if shutil.which("ringfence"):
+        return "ringfence"
+    program = Path(sys.argv[0])
+    return f"{os.path.relpath(sys.executable)} -m ringfence" if program.suffix == ".py" else os.path.relpath(program)
 
 
 def _title(output: Output, text: str) -> None:
@@ -78,7 +90,7 @@ async def _play(session: Session, stage: Stage, sandbox: str | None) -> tuple[in
     order = Order(TASK, str(stage.repository), str(stage.profile), model=model, sandbox=sandbox)
     async with open_workshop(session.settings, session.store, session.directory) as workshop:
         run = await open_order(workshop, order, session.person)
-    return await drive_and_show(session, run), run
+    return await drive_and_show(session, run, has_next=False), run
 
 
 async def _trace(session: Session, record: RunRecord) -> None:

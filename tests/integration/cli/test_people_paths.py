@@ -166,7 +166,14 @@ def _state_until_ended(home: Path, run: str) -> str:
 def test_the_demo_finishes_without_a_terminal_and_leaves_nothing(home: Path) -> None:
     result = _ringfence(home, "demo")
     assert result.returncode == Exit.FINISHED, result.stdout + result.stderr
-    for said in ("a recording", "E-1 expired, decided by nobody", "intact, not anchored", "NOT INTACT: entry"):
+    for said in (
+        "a recording",
+        "E-1 expired, decided by nobody",
+        "intact, not anchored",
+        "NOT INTACT: entry",
+        "ringfence run --repo PATH",
+    ):
         assert said in result.stdout
     assert "\x1b" not in result.stdout
+    assert "ringfence deliver" not in result.stdout, "its state folder is gone by then"
     assert not list(home.glob("demo-*"))

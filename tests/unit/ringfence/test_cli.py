@@ -32,6 +32,13 @@ def test_every_command_has_one_line_of_help(name: str, text: str) -> None:
     assert "\n" not in text.strip(), name
 
 
+def test_the_shell_completes_commands() -> None:
+    asked = {"_RINGFENCE_COMPLETE": "complete_bash", "COMP_WORDS": "ringfence runs w", "COMP_CWORD": "2"}
+    command = [sys.executable, "-c", "from ringfence.cli import main; main()"]
+    result = subprocess.run(command, env=asked, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout.split()) == (0, ["watch"])
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = f"""
 import sys
