@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     """The log's signing key where it does not lie in `home`: all that write to one database sign with one key."""
     egress: dict[str, JsonValue] = Field(default_factory=dict)
     """Checked where it is used (`wiring.egress_of`): reading it here would cost every command the proxy's imports."""
+    oidc: dict[str, JsonValue] = Field(default_factory=dict)
+    """Checked where it is used (`auth.provider.ProviderSettings`)."""
     repositories: Path | None = None
     """A folder whose repositories may be named by path over the API; without it only URLs may."""
     kubernetes: dict[str, JsonValue] = Field(default_factory=dict)

@@ -74,6 +74,10 @@ runs = Table(
 Index("ix_runs_state_wake", runs.c.state, runs.c.wake_at)
 Index("ix_runs_worker", runs.c.worker, sqlite_where=text("worker <> ''"), postgresql_where=text("worker <> ''"))
 Index("ix_runs_task", runs.c.task)
+Index("ix_runs_created", runs.c.created_at, runs.c.id)
+Index("ix_runs_state_created", runs.c.state, runs.c.created_at, runs.c.id)
+Index("ix_runs_team_created", runs.c.team, runs.c.created_at, runs.c.id)
+Index("ix_runs_team_state_created", runs.c.team, runs.c.state, runs.c.created_at, runs.c.id)
 
 messages = Table(
     "messages",

@@ -14,7 +14,7 @@ from ringfence.api.forms import NewTask
 from ringfence.api.house import House
 from ringfence.api.problems import Unseen
 from ringfence.auth.identity import Identity
-from ringfence.errors import Mistake, Unavailable
+from ringfence.errors import Mistake, Refused, Unavailable
 from ringfence.opening import Order, fresh_id, is_url, open_order
 from ringfence.settings import Settings
 from ringfence_agents.errors import RunNotFound
@@ -25,7 +25,7 @@ from ringfence_tools.people import Person
 
 async def assign(house: House, identity: Identity, given: NewTask, *, key: str = "") -> RunRecord:
     """Open the task. With an idempotency `key` its run's id follows from sender and key, so that a second request
-    finds the first one's run. Raises what `open_order` raises, and `Unavailable` where nothing can be assigned here.
+    finds the first one's run. Raises what `open_order` raises, and `Refused` where nothing can be assigned here.
     """
     run = _run_of(identity, key) if key else RunId(fresh_id("r"))
     if key:
@@ -36,7 +36,7 @@ async def assign(house: House, identity: Identity, given: NewTask, *, key: str =
         else:
             return before
     if house.workshop is None:
-        raise Unavailable("this process assigns no tasks", fix="Ask another, or start one with `ringfence serve`")
+        raise Refused("this process assigns no tasks", fix="Ask another, or start one with `ringfence serve`")
     order = Order(
         text=given.text,
         repository=_repository(house.settings, given.repository),

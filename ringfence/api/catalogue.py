@@ -40,6 +40,26 @@ class Shown:
     words: tuple[str, ...]
 
 
+@dataclass
+class Catalogue:
+    """Keeps the list until a file of it changes: reading a profile costs tens of milliseconds."""
+
+    _stamp: tuple[tuple[str, int, int], ...] | None = None
+    _listed: tuple[Listed, ...] = ()
+
+    def listed(self, settings: Settings) -> tuple[Listed, ...]:
+        """Every profile that can be named, by name."""
+        stamp = tuple(
+            (str(path), status.st_mtime_ns, status.st_size)
+            for folder in settings.profile_search
+            for path in sorted(folder.glob("*.yaml"))
+            for status in (path.stat(),)
+        )
+        if stamp != self._stamp:
+            self._listed, self._stamp = listed(settings), stamp
+        return self._listed
+
+
 def listed(settings: Settings) -> tuple[Listed, ...]:
     """Every profile that can be named, by name."""
     found: dict[str, Literal["built in", "published"]] = dict.fromkeys(BUILT_IN, "built in")

@@ -14,7 +14,7 @@ from ringfence_tools.grants import Grant
 from ringfence_tools.schema import escalations as table
 
 WEEK_US = 7 * 24 * 3600 * 1_000_000
-LOOKED_AT = 500
+LOOKED_AT = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from ringfence_audit.facts import Entry
 from ringfence_audit.query import Filter, PageRequest, query
 from ringfence_audit.store import SqlStore
 
-LOOK_S = 0.1
+LOOK_S = 0.05
 BATCH = 500
 BACKLOG = 5_000
 """Entries that are looked through for a stream that resumes; beyond, it is told to load anew."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from ringfence.api.house import House
 from ringfence.api.reading import HeldGrant, RunLine, Waiting, model_name
@@ -37,6 +37,14 @@ TeamQuery = Annotated[str | None, Query(pattern=NAME, description="Only this tea
 Line = Annotated[str, StringConstraints(max_length=500)]
 Words = Annotated[str, StringConstraints(max_length=32_000)]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"\S")]
+
+
+def _whole(value: object) -> object:
+    """`5.0` is the integer 5 in JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Given(BaseModel):
@@ -153,10 +161,10 @@ class Caps(Given):
     """What the run's own budget is set to; a unit that is left out stays as it is."""
 
     reason: Reason
-    usd_micro: Annotated[int, Field(ge=0, le=10**12)] | None = None
-    tokens: Annotated[int, Field(ge=0, le=10**12)] | None = None
-    tool_calls: Annotated[int, Field(ge=0, le=10**9)] | None = None
-    wall_s: Annotated[int, Field(ge=0, le=10**8)] | None = None
+    usd_micro: Annotated[Whole, Field(ge=0, le=10**12)] | None = None
+    tokens: Annotated[Whole, Field(ge=0, le=10**12)] | None = None
+    tool_calls: Annotated[Whole, Field(ge=0, le=10**9)] | None = None
+    wall_s: Annotated[Whole, Field(ge=0, le=10**8)] | None = None
 
 
 class Done(Answered):
@@ -275,7 +283,7 @@ class NewVote(Given):
     verdict: Literal["approve", "deny", "edit", "answer"]
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     width: Literal["once", "task"] = "once"
-    findings: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(max_length=1000)] = []
+    findings: Annotated[list[Annotated[Whole, Field(ge=1, le=1000)]], Field(max_length=1000)] = []
     note: Line = ""
     guidance: Words = Field(default="", description="For a denial: what the agent should do instead")
     arguments: Annotated[str, StringConstraints(max_length=8 << 20)] = Field(
@@ -459,7 +467,7 @@ class Me(Answered):
 class NewToken(Given):
     scopes: Annotated[list[Annotated[Permission, Field(strict=False)]], Field(min_length=1, max_length=50)]
     label: Line = ""
-    days: Annotated[int, Field(ge=1, le=366)] = 30
+    days: Annotated[Whole, Field(ge=1, le=366)] = 30
     person: Name | None = Field(default=None, description="For a service account; by people.manage only")
 
 

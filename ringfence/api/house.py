@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+from ringfence.api.catalogue import Catalogue
 from ringfence.api.feed import Feed
 from ringfence.api.verdicts import Verdicts
+from ringfence.auth.provider import Provider
 from ringfence.auth.sealing import Seal
 from ringfence.errors import Mistake
 from ringfence.settings import Settings
@@ -93,6 +95,9 @@ class House:
     verdicts: Verdicts
     workshop: Workshop | None = None
     clock: Callable[[], datetime] = field(default=_now)
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    provider: Provider | None = None
+    """Where people log in beside, or instead of, a local password."""
 
     def now_us(self) -> int:
         return micros(self.clock())

@@ -15,7 +15,7 @@ from ringfence_agents.errors import RunEnded
 from ringfence_agents.runs import RunState, SandboxState
 from ringfence_agents.schema import runs
 from ringfence_audit.port import Transaction
-from ringfence_audit.query import count
+from ringfence_audit.tree import TreeReader
 from ringfence_tools.calls import RunId
 
 OPEN_STATES = tuple(state.value for state in RunState if not state.is_end)
@@ -61,7 +61,7 @@ def operations(connection: Connection, house: House) -> Operations:
         workers=_workers(connection, house.now_us()),
         sandboxes=sandboxes(connection, Reach(is_everywhere=True)),
         oldest_queued_at=connection.execute(queued).scalar(),
-        entries=count(connection),
+        entries=TreeReader(connection).size(),
         free_bytes=shutil.disk_usage(house.settings.home).free,
         news_late_s=max(time.monotonic() - house.feed.looked_at, 0.0),
         streams=house.feed.open_streams,

@@ -161,7 +161,9 @@ def install(app: FastAPI, page: Page) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 what it is registered for
-        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "refused")
+        code = {400: "unreadable", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
+            error.status_code, "refused"
+        )
         return await told(request, problem(error.status_code, code, str(error.detail)), error.headers)
 
     for kind in DOMAIN:
@@ -175,6 +177,6 @@ def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
     """The problems that a route may answer with, for its OpenAPI entry."""
     shown = {"schema": {"$ref": "#/components/schemas/Problem"}}
     found: dict[int | str, dict[str, object]] = {}
-    for status in sorted({401, 422, 429, 503, *statuses}):
+    for status in sorted({400, 401, 422, 429, 503, *statuses}):
         found[status] = {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: shown}}
     return found

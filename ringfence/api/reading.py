@@ -88,19 +88,45 @@ def run_lines(
     """Newest first. Raises `Unseen` for a cursor that names no run of the reach."""
     if reach.is_nowhere:
         return ()
-    query = _within(_LINE, reach).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
-    if states:
-        query = query.where(runs.c.state.in_([state.value for state in states]))
+    teams: Sequence[str | None] = [None] if reach.is_everywhere else sorted(reach.teams)
+    if team is not None:
+        teams = [team] if team in reach else []
+    cursor = None if after is None else _cursor(connection, reach, after)
+    wanted: Sequence[str | None] = [state.value for state in states] or [None]
+    newest = [
+        row
+        for one in teams
+        for state in wanted
+        for row in connection.execute(_newest(one, state, person, cursor=cursor, limit=limit))
+    ]
+    newest.sort(key=lambda row: (row.created_at, row.id), reverse=True)
+    order = {row.id: place for place, row in enumerate(newest[:limit])}
+    listed: Select[tuple[object, ...]] = _LINE.where(runs.c.id.in_(order))
+    rows = connection.execute(listed) if order else ()
+    return tuple(sorted((_line(row) for row in rows), key=lambda line: order[line.id]))
+
+
+def _newest(
+    team: str | None, state: str | None, person: str | None, *, cursor: tuple[int, str] | None, limit: int
+) -> Select[tuple[object, ...]]:
+    """Ids of one team's runs in one state, newest first: a walk along one index, however many runs there are."""
+    query = select(runs.c.id, runs.c.created_at).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
     if team is not None:
         query = query.where(runs.c.team == team)
+    if state is not None:
+        query = query.where(runs.c.state == state)
     if person is not None:
         query = query.where(runs.c.on_behalf_of == person)
-    if after is not None:
-        found = connection.execute(_within(_LINE, reach).where(runs.c.id == after)).first()
-        if found is None:
-            raise Unseen("run")
-        query = query.where(tuple_(runs.c.created_at, runs.c.id) < tuple_(found.created_at, found.id))
-    return tuple(_line(row) for row in connection.execute(query))
+    if cursor is not None:
+        query = query.where(tuple_(runs.c.created_at, runs.c.id) < tuple_(*cursor))
+    return query
+
+
+def _cursor(connection: Connection, reach: Reach, run: str) -> tuple[int, str]:
+    row = connection.execute(select(runs.c.created_at, runs.c.team).where(runs.c.id == run)).first()
+    if row is None or row.team not in reach:
+        raise Unseen("run")
+    return row.created_at, run
 
 
 def seen_run(connection: Connection, identity: Identity, run: str) -> RunRecord:
@@ -190,14 +216,6 @@ def grant_page(
         query = query.where(grants_table.c.id > after)
     teams = {row.id: row.team for row in connection.execute(query.limit(limit))}
     return tuple(HeldGrant(grant, teams[grant.id]) for grant in grants.by_ids(connection, tuple(teams)))
-
-
-def counts(connection: Connection, reach: Reach) -> dict[RunState, int]:
-    """How many runs are in each state."""
-    if reach.is_nowhere:
-        return {}
-    query = _within(select(runs.c.state, func.count().label("total")), reach).group_by(runs.c.state)
-    return {RunState(row.state): row.total for row in connection.execute(query)}
 
 
 def _within(query: Select[tuple[object, ...]], reach: Reach) -> Select[tuple[object, ...]]:

@@ -14,12 +14,15 @@ from dataclasses import dataclass, replace
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 import ringfence.api.schema  # noqa: F401 its tables
 from ringfence.api.app import create_app
 from ringfence.api.feed import Feed
 from ringfence.api.house import LOOPBACK, House, Origin
 from ringfence.api.verdicts import Verdicts, check_in_process
+from ringfence.auth.provider import Provider, ProviderSettings
+from ringfence.auth.provider_web import HttpsWeb
 from ringfence.auth.sealing import Seal
 from ringfence.errors import Mistake
 from ringfence.session import Session
@@ -66,7 +69,24 @@ def make_house(settings: Settings, store: SqlStore, origin: Origin) -> House:
         origin=origin,
         feed=Feed(store),
         verdicts=Verdicts(check_in_process(settings)),
+        provider=_provider(settings, origin),
     )
+
+
+def _provider(settings: Settings, origin: Origin) -> Provider | None:
+    """Raises `Mistake` where `RINGFENCE_OIDC` cannot be used."""
+    if not settings.oidc:
+        return None
+    try:
+        found = ProviderSettings.model_validate(settings.oidc)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Mistake(
+            f"RINGFENCE_OIDC: {place}: {first['msg']}",
+            fix='Write {"issuer": "https://login.example.org", "client_id": "ringfence", "map": {…}}',
+        ) from error
+    return Provider(found, HttpsWeb(), redirect_uri=f"{origin.text}/login/callback")
 
 
 def serve(session: Session, address: Address, *, has_worker: bool) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from ringfence.api import catalogue, reading, steps
+from ringfence.api import reading, steps
 from ringfence.api.access import HouseHere, require, require_anywhere
 from ringfence.api.assigning import assign
 from ringfence.api.forms import NewTask
@@ -85,7 +85,7 @@ async def board(
                     connection, reach, states=states, team=team or None, after=after, limit=limit + 1
                 )
                 lanes.append((number, title, lines[:limit], len(lines) > limit))
-        return {"lanes": lanes, "counts": reading.counts(connection, reach), "teams": _teams(visitor)}
+        return {"lanes": lanes, "teams": _teams(visitor)}
 
     found = await house.store.read(look)
     values = {**found, "team": team, "lane": lane, "may_assign": visitor.may_anywhere(Permission.ASSIGN)}
@@ -247,7 +247,7 @@ def _bars(connection: Connection, record: RunRecord) -> list[tuple[str, str, int
 async def _form(
     request: Request, house: House, visitor: Identity, kept: dict[str, str], *, error: str = "", status: int = 200
 ) -> HTMLResponse:
-    profiles = await asyncio.to_thread(catalogue.listed, house.settings)
+    profiles = await asyncio.to_thread(house.catalogue.listed, house.settings)
     teams = await house.store.read(lambda c: _assignable(c, visitor))
     values = {
         "profiles": [one for one in profiles if not one.problem],

@@ -10,13 +10,15 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
 from starlette.responses import Response
 
-from ringfence.api.access import HouseHere, address_of, session_identity
+from ringfence.api.access import HouseHere, address_of, house_of, session_identity
 from ringfence.api.house import House
+from ringfence.api.problems import Unseen
 from ringfence.auth import people, sessions
 from ringfence.auth.errors import LoginRefused, PasswordWeak, TooManyTries
 from ringfence.auth.passwords import seed_uri
 from ringfence.console.views import THEMES
 from ringfence.console.visiting import SEE_LOGIN, Visitor, local_path, see, views_of
+from ringfence.errors import Unavailable
 
 router = APIRouter()
 ISSUER = "Ringfence"
@@ -50,6 +52,41 @@ async def log_in(
         status = 429 if isinstance(error, TooManyTries) else 401
         return _login_page(request, next=local_path(next), name=name, error=str(error), status=status)
     return _with_session(house, see(local_path(next)), secret)
+
+
+@router.get("/login/provider")
+async def to_provider(house: HouseHere, next: str = "/") -> Response:
+    if house.provider is None:
+        raise Unseen("page")
+    try:
+        started = await house.provider.start(house.store, next_path=local_path(next))
+    except OSError as error:
+        raise Unavailable("the log-in provider does not answer", fix="Try again in a moment") from error
+    response = RedirectResponse(started.url, 303)
+    _keep(house, response, _provider_cookie(house), started.browser, max_age=600)
+    return response
+
+
+@router.get("/login/callback")
+async def from_provider(
+    request: Request, house: HouseHere, code: str = "", state: str = "", error: str = ""
+) -> Response:
+    if house.provider is None:
+        raise Unseen("page")
+    browser = request.cookies.get(_provider_cookie(house), "")
+    try:
+        if error or not code:
+            raise LoginRefused("the provider let nobody in", fix="Try again")
+        done = await house.provider.finish(
+            house.store, state=state, code=code, browser=browser, address=address_of(request)
+        )
+    except LoginRefused as refused:
+        return _login_page(request, next="/", error=str(refused), status=401)
+    except OSError as unreachable:
+        raise Unavailable("the log-in provider does not answer", fix="Try again in a moment") from unreachable
+    response = _with_session(house, see(local_path(done.next)), done.session)
+    response.delete_cookie(_provider_cookie(house), path="/", secure=house.origin.is_secure, httponly=True)
+    return response
 
 
 @router.post("/logout")
@@ -90,14 +127,24 @@ async def theme(house: HouseHere, theme: Text = "auto", back: Text = "/") -> Res
 
 
 def _with_session(house: House, response: RedirectResponse, secret: str) -> RedirectResponse:
-    response.set_cookie(
-        house.session_cookie, secret, path="/", secure=house.origin.is_secure, httponly=True, samesite="lax"
-    )
+    _keep(house, response, house.session_cookie, secret)
     return response
 
 
+def _keep(house: House, response: Response, name: str, secret: str, *, max_age: int | None = None) -> None:
+    response.set_cookie(
+        name, secret, max_age=max_age, path="/", secure=house.origin.is_secure, httponly=True, samesite="lax"
+    )
+
+
+def _provider_cookie(house: House) -> str:
+    """Binds a log-in at the provider to the browser that began it."""
+    return f"{house.session_cookie}-login"
+
+
 def _login_page(request: Request, *, next: str, name: str = "", error: str = "", status: int = 200) -> HTMLResponse:
-    values = {"next": next, "name": name, "error": error}
+    has_provider = house_of(request).provider is not None
+    values = {"next": next, "name": name, "error": error, "has_provider": has_provider}
     return views_of(request).page(request, "login.html", values, identity=None, status=status)
 
 

@@ -22,7 +22,7 @@ ProfileName = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 @router.get("/profiles")
 async def profiles(request: Request, house: HouseHere, visitor: Visitor) -> HTMLResponse:
     await require_anywhere(request, visitor, Permission.READ)
-    found = await asyncio.to_thread(catalogue.listed, house.settings)
+    found = await asyncio.to_thread(house.catalogue.listed, house.settings)
     return views_of(request).page(request, "profiles.html", {"profiles": found}, identity=visitor)
 
 
@@ -44,7 +44,7 @@ async def profile(
         except DOMAIN as problem:
             error = problem_of(problem).detail
     lines = await asyncio.to_thread(catalogue.compared, house.settings, other, name) if other else None
-    names = [one.name for one in await asyncio.to_thread(catalogue.listed, house.settings) if one.name != name]
+    names = [one.name for one in await asyncio.to_thread(house.catalogue.listed, house.settings) if one.name != name]
     values = {
         "name": name,
         "shown": shown,

@@ -21,7 +21,7 @@ ProfilePath = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 async def list_profiles(request: Request, house: HouseHere, identity: Caller) -> PageOf[ProfileLine]:
     """Every profile that a task can name."""
     await require_anywhere(request, identity, Permission.READ)
-    found = await asyncio.to_thread(catalogue.listed, house.settings)
+    found = await asyncio.to_thread(house.catalogue.listed, house.settings)
     items = [
         ProfileLine(
             name=one.name, place=one.place, version=one.version, description=one.description, problem=one.problem

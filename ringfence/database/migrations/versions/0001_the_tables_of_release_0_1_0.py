@@ -410,6 +410,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
     )
     op.create_index("ix_runs_state_wake", "runs", ["state", "wake_at"], unique=False)
+    op.create_index("ix_runs_created", "runs", ["created_at", "id"], unique=False)
+    op.create_index("ix_runs_state_created", "runs", ["state", "created_at", "id"], unique=False)
+    op.create_index("ix_runs_team_created", "runs", ["team", "created_at", "id"], unique=False)
+    op.create_index("ix_runs_team_state_created", "runs", ["team", "state", "created_at", "id"], unique=False)
     op.create_index("ix_runs_task", "runs", ["task"], unique=False)
     op.create_index(
         "ix_runs_worker",
