@@ -96,7 +96,8 @@ def _digest() -> str:
 
 
 def _walk(path: Path) -> Iterator[Path]:
+    """What may be copied: `/etc/ssl/private` and its like are not even listed, whoever runs this."""
     yield path
-    if path.is_dir() and not path.is_symlink():
+    if path.is_dir() and not path.is_symlink() and path.stat().st_mode & stat.S_IROTH:
         for entry in sorted(path.iterdir()):
             yield from _walk(entry)
