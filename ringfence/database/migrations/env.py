@@ -9,7 +9,7 @@ from ringfence.database.tables import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    render_as_batch=True,
+    render_as_batch=context.config.attributes.get("is_altering", True),
     transaction_per_migration=False,
 )
 context.run_migrations()

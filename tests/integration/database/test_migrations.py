@@ -29,6 +29,8 @@ from ringfence_audit.store import SqlStore
 from tests.lints.sources import modules
 
 SIGNER = Signer.generate("test.example/log")
+CHANGED = """the tables changed: python -m ringfence.database.drafting "what changed"
+(or --again, while no release has the newest migration)"""
 NEXT = """
 import sqlalchemy as sa
 from alembic import op
@@ -142,13 +144,13 @@ def test_tables_made_at_once_equal_those_made_step_by_step(url: str, request: py
             shapes.append((store.read_now(_reflected), store.read_now(_written)))
             store.alter(_drop_all)
     fresh, migrated = shapes
-    assert migrated == fresh, 'the tables changed: python -m ringfence.database.drafting "what changed"'
+    assert migrated == fresh, CHANGED
 
 
 def test_the_migrations_leave_nothing_for_alembic_to_add(store: SqlStore) -> None:
     store.alter(migrate)
     found = store.read_now(lambda connection: compare_metadata(MigrationContext.configure(connection), metadata))
-    assert found == [], 'the tables changed: python -m ringfence.database.drafting "what changed"'
+    assert found == [], CHANGED
 
 
 def test_the_release_knows_its_migrations_in_their_order() -> None:

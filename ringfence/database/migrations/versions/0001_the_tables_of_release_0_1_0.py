@@ -1,4 +1,4 @@
-"""The tables of release 0.1.0."""
+"""The tables of release 0 1 0."""
 
 from __future__ import annotations
 
@@ -13,29 +13,6 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
-        "cluster_pool",
-        sa.Column("namespace", sa.Text(), nullable=False),
-        sa.Column("instance", sa.Text(), nullable=False),
-        sa.Column("shape", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("since", sa.BigInteger(), nullable=False),
-        sa.Column("version", sa.Text(), nullable=False),
-        sa.Column("pod_uid", sa.Text(), nullable=False),
-        sa.Column("address", sa.Text(), nullable=False),
-        sa.Column("seen", sa.Text(), nullable=False),
-        sa.Column("sandbox", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("namespace", name=op.f("pk_cluster_pool")),
-    )
-    op.create_index("ix_cluster_pool_shape", "cluster_pool", ["instance", "shape", "state", "since"], unique=False)
-    op.create_table(
-        "cluster_demand",
-        sa.Column("sandbox", sa.Text(), nullable=False),
-        sa.Column("instance", sa.Text(), nullable=False),
-        sa.Column("shape", sa.Text(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("sandbox", name=op.f("pk_cluster_demand")),
-    )
-    op.create_table(
         "answered_requests",
         sa.Column("person", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
@@ -45,15 +22,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("person", "key", name=op.f("pk_answered_requests")),
     )
     op.create_index("ix_answered_requests_at", "answered_requests", ["answered_at"], unique=False)
-    op.create_table(
-        "opened_findings",
-        sa.Column("escalation", sa.BigInteger(), nullable=False),
-        sa.Column("person", sa.Text(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
-        sa.Column("finding", sa.Integer(), nullable=False),
-        sa.Column("opened_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("escalation", "person", "digest", "finding", name=op.f("pk_opened_findings")),
-    )
     op.create_table(
         "audit_anchors",
         sa.Column("sink", sa.String(length=200), nullable=False),
@@ -198,6 +166,29 @@ def upgrade() -> None:
         "ix_calls_unsettled", "calls", ["run", "state"], unique=False, sqlite_where=sa.text("state <> 'done'")
     )
     op.create_table(
+        "cluster_demand",
+        sa.Column("sandbox", sa.Text(), nullable=False),
+        sa.Column("instance", sa.Text(), nullable=False),
+        sa.Column("shape", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("sandbox", name=op.f("pk_cluster_demand")),
+    )
+    op.create_table(
+        "cluster_pool",
+        sa.Column("namespace", sa.Text(), nullable=False),
+        sa.Column("instance", sa.Text(), nullable=False),
+        sa.Column("shape", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("pod_uid", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("seen", sa.Text(), nullable=False),
+        sa.Column("sandbox", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("namespace", name=op.f("pk_cluster_pool")),
+    )
+    op.create_index("ix_cluster_pool_shape", "cluster_pool", ["instance", "shape", "state", "since"], unique=False)
+    op.create_table(
         "denials",
         sa.Column("run", sa.Text(), nullable=False),
         sa.Column("resource", sa.Text(), nullable=False),
@@ -257,6 +248,15 @@ def upgrade() -> None:
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("last_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("subject", name=op.f("pk_login_attempts")),
+    )
+    op.create_table(
+        "opened_findings",
+        sa.Column("escalation", sa.BigInteger(), nullable=False),
+        sa.Column("person", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("finding", sa.Integer(), nullable=False),
+        sa.Column("opened_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("escalation", "person", "digest", "finding", name=op.f("pk_opened_findings")),
     )
     op.create_table(
         "people",
@@ -392,6 +392,7 @@ def upgrade() -> None:
         sa.Column("sandbox_id", sa.Text(), nullable=False),
         sa.Column("sandbox_generation", sa.Integer(), nullable=False),
         sa.Column("sandbox_state", sa.Text(), nullable=False),
+        sa.Column("sandbox_releases", sa.Integer(), server_default="0", nullable=False),
         sa.Column("request", sa.Text(), nullable=False),
         sa.Column("requested_by", sa.Text(), nullable=False),
         sa.Column("request_reason", sa.Text(), nullable=False),
@@ -409,12 +410,12 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["task"], ["tasks.id"], name=op.f("fk_runs_task")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
     )
-    op.create_index("ix_runs_state_wake", "runs", ["state", "wake_at"], unique=False)
     op.create_index("ix_runs_created", "runs", ["created_at", "id"], unique=False)
     op.create_index("ix_runs_state_created", "runs", ["state", "created_at", "id"], unique=False)
+    op.create_index("ix_runs_state_wake", "runs", ["state", "wake_at"], unique=False)
+    op.create_index("ix_runs_task", "runs", ["task"], unique=False)
     op.create_index("ix_runs_team_created", "runs", ["team", "created_at", "id"], unique=False)
     op.create_index("ix_runs_team_state_created", "runs", ["team", "state", "created_at", "id"], unique=False)
-    op.create_index("ix_runs_task", "runs", ["task"], unique=False)
     op.create_index(
         "ix_runs_worker",
         "runs",
@@ -472,6 +473,15 @@ def upgrade() -> None:
         postgresql_where=sa.text("delivered_seq IS NULL"),
     )
     op.create_table(
+        "kept_files",
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("kept_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_kept_files_run")),
+        sa.PrimaryKeyConstraint("run", name=op.f("pk_kept_files")),
+    )
+    op.create_table(
         "messages",
         sa.Column("run", sa.Text(), nullable=False),
         sa.Column("seq", sa.Integer(), nullable=False),
@@ -480,4 +490,14 @@ def upgrade() -> None:
         sa.Column("body", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_messages_run")),
         sa.PrimaryKeyConstraint("run", "seq", name=op.f("pk_messages")),
+    )
+    op.create_table(
+        "steps",
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("turn", sa.Integer(), nullable=False),
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("taken_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_steps_run")),
+        sa.PrimaryKeyConstraint("run", "turn", name=op.f("pk_steps")),
     )
