@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ringfence_sandbox.contract import Bundle, CallId, Ending, Exec, Outcome, Sandbox, SandboxId, SandboxSpec
-from ringfence_sandbox.local.backend import LocalBackend, find_bwrap
+from ringfence_sandbox.local.backend import LocalBackend, find_bwraps
 from ringfence_sandbox.source import bundle_from_path
 from tests.contracts.sandbox.repositories import git, make_repository
 
@@ -50,7 +50,7 @@ async def _run(sandbox: Sandbox, number: int, *argv: str) -> Outcome:
 @pytest.mark.bench
 async def test_start_exec_and_destroy(tmp_path: Path) -> None:
     backend = LocalBackend(tmp_path / "state")
-    bwrap = str(find_bwrap())
+    bwrap = str(find_bwraps()[0])
     await backend.check()
     bare, starts, plain, execs, ends = [], [], [], [], []
     for number in range(ROUNDS):

