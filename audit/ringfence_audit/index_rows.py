@@ -6,7 +6,7 @@ which only a run's first entry names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ringfence_audit.events import JsonValue
@@ -56,7 +56,7 @@ def text_of(data: Mapping[str, JsonValue]) -> str:
     return "\n".join(_limited(texts(data)))
 
 
-def _limited(values: Iterator[str]) -> Iterator[str]:
+def _limited(values: Iterable[str]) -> Iterator[str]:
     left = TEXT_LIMIT
     for value in values:
         yield value[:left]

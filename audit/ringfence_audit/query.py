@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, select
 from ringfence_audit.entries import timestamp
 from ringfence_audit.errors import EntryNotFound
 from ringfence_audit.events import JsonValue, Kind
-from ringfence_audit.facts import Entry, Fact, facts, parse_entry, texts
+from ringfence_audit.facts import Entry, facts, parse_entry, texts
 from ringfence_audit.notes import parse_checkpoint, parse_note
 from ringfence_audit.tables import checkpoints, entries
 from ringfence_audit.tree import TreeReader
@@ -174,7 +174,7 @@ def _matches(connection: Connection, wanted: Filter, page: PageRequest) -> Itera
 def _runs_of(connection: Connection, task: str) -> frozenset[str]:
     """The runs that were opened for a task: only a run's first entry names it."""
     opened = _matches(connection, Filter(kind=Kind.RUN_OPENED), PageRequest())
-    return frozenset(entry.run for entry in opened if Fact("task", task) in facts(entry))
+    return frozenset(entry.run for entry in opened if ("task", task) in facts(entry))
 
 
 def holds(entry: Entry, wanted: Filter) -> bool:

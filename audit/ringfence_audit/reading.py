@@ -4,7 +4,7 @@ that they tell is folded through `completeness`. The bytes were checked before (
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import orjson
@@ -132,7 +132,7 @@ class _Reader:
         if entry.kind not in _TOLD_IN_DATA:
             return entry
         whole = restore(entry.data, bodies.get)
-        return replace(entry, data=whole) if isinstance(whole, Mapping) else entry
+        return entry._replace(data=whole) if isinstance(whole, Mapping) else entry
 
     def _check_digest(self, entry: Entry, recompute: Recompute) -> None:
         original = self._original(entry)

@@ -7,9 +7,11 @@ since `stream` is written last and quotes inside texts are escaped.
 
 from __future__ import annotations
 
+from binascii import hexlify
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -22,7 +24,8 @@ from ringfence_audit.tables import entries, tiles
 _STREAM = b',"stream":{"id":"'
 _N = b'","n":'
 _PREVIOUS = b',"previous":'
-_TIME_LENGTH = len(b',"time":"2026-11-24T10:00:00.000000Z"}}')
+_AFTER_STREAM = len(_STREAM)
+_TIME = -len(b',"time":"2026-11-24T10:00:00.000000Z"}}')
 _CHUNK = 2_000
 _TILES_AT_ONCE = 64
 
@@ -45,6 +48,8 @@ class Segment:
     n: int
     head: bytes
     last: int
+    expected: bytes = b""
+    """What the run's next entry says of its place."""
 
 
 @dataclass(slots=True)
@@ -96,19 +101,14 @@ def scan(connection: Connection, start: int, end: int, *, sizes: Sequence[int] =
 
 
 def _by_tile(connection: Connection, start: int, end: int) -> Iterator[tuple[int, list[tuple[int, object]]]]:
-    """The rows of each tile of the range; a missing row ends the tile early, which `_leaves` notices."""
-    rows: list[tuple[int, object]] = []
-    tile = start // TILE_WIDTH
-    for row in rows_of(connection, start, end):
-        if row[0] >= (tile + 1) * TILE_WIDTH:
-            yield tile, rows
-            tile, rows = tile + 1, []
-        rows.append(row)
-    if rows:
-        yield tile, rows
-        tile += 1
-    if tile * TILE_WIDTH < end and (rows[-1][0] + 1 if rows else start) < end:
-        yield tile, []
+    """The rows of each tile of the range. A tile with missing rows is given as it is, which `_leaves` notices."""
+    rows = rows_of(connection, start, end)
+    waiting: list[tuple[int, object]] = []
+    for tile in range(start // TILE_WIDTH, -(-end // TILE_WIDTH)):
+        last = (tile + 1) * TILE_WIDTH
+        batch = [*waiting, *islice(rows, TILE_WIDTH - len(waiting))]
+        waiting = [row for row in batch if row[0] >= last] if batch and batch[-1][0] >= last else []
+        yield tile, batch[: len(batch) - len(waiting)]
 
 
 def rows_of(connection: Connection, start: int, end: int) -> Iterator[tuple[int, object]]:
@@ -131,75 +131,113 @@ def _leaves(
     dropped: dict[int, tuple[bytes, int]],
     stored: bytes | None,
 ) -> list[bytes]:
-    """The leaf hashes of a tile's rows, each checked against its run's chain; all against the stored tile."""
-    leaves: list[bytes] = []
-    segments = found.segments
-    position = tile * TILE_WIDTH
-    chained: Fault | None = None
-    for at, raw in rows:
-        if at != position:
-            raise Broken(f"it is missing; the log goes on with entry {at}", position)
-        if raw.__class__ is bytes:
-            leaf = sha256(b"\0" + raw).digest()
-            leaves.append(leaf)
-            chained = chained or _follow(segments, position, raw, leaf)
-        elif raw is None and position in dropped and stored is not None:
-            leaf = stored[len(leaves) * HASH_SIZE : (len(leaves) + 1) * HASH_SIZE]
-            leaves.append(leaf)
-            found.pruned += 1
-            chained = chained or _follow_dropped(segments, position, *dropped[position], leaf)
-        else:
-            raise Broken("its bytes are missing", position)
-        position += 1
-    if position < min((tile + 1) * TILE_WIDTH, found.end):
-        raise Broken("it is missing", position)
-    if stored is not None and stored != (whole := b"".join(leaves)):
-        offset = next(
-            i for i in range(0, len(whole) + 1, HASH_SIZE) if stored[i : i + HASH_SIZE] != whole[i : i + HASH_SIZE]
-        )
-        raise Broken("it is not the entry whose hash stands in the tree", tile * TILE_WIDTH + offset // HASH_SIZE)
-    if chained is not None:
-        raise Broken(chained.problem, chained.position if chained.position is not None else position)
+    """The leaf hashes of a tile's rows, checked against the stored tile, and each against its run's chain."""
+    first = tile * TILE_WIDTH
+    count = min(TILE_WIDTH, found.end - first)
+    raws = [raw for _, raw in rows]
+    if len(rows) != count or rows[0][0] != first or rows[-1][0] != first + count - 1:
+        _name_the_missing(rows, first, count)
+    try:
+        leaves = [sha256(b"\0" + raw).digest() for raw in raws]  # type: ignore[operator]  # what is not bytes raises
+    except TypeError:
+        leaves = _with_dropped(raws, first, found, dropped, stored)
+    whole = b"".join(leaves)
+    if stored is not None and stored != whole:
+        size = HASH_SIZE
+        offset = next(i for i in range(0, len(whole) + 1, size) if stored[i : i + size] != whole[i : i + size])
+        raise Broken("it is not the entry whose hash stands in the tree", first + offset // size)
+    _chain(found.segments, first, raws, leaves, dropped)
     if len(leaves) == TILE_WIDTH and stored is None:
-        raise Broken("the tile of the tree that holds it is missing", tile * TILE_WIDTH)
+        raise Broken("the tile of the tree that holds it is missing", first)
     return leaves
 
 
-def _follow(segments: dict[bytes, Segment], position: int, raw: bytes, leaf: bytes) -> Fault | None:
-    """Check the entry's place in its run, and move the run on."""
+def _name_the_missing(rows: Sequence[tuple[int, object]], first: int, count: int) -> None:
+    for expected, (position, _) in enumerate(rows, first):
+        if position != expected:
+            raise Broken(f"it is missing; the log goes on with entry {position}", expected)
+    if len(rows) < count:
+        raise Broken("it is missing", first + len(rows))
+
+
+def _with_dropped(
+    raws: Sequence[object],
+    first: int,
+    found: Scanned,
+    dropped: dict[int, tuple[bytes, int]],
+    stored: bytes | None,
+) -> list[bytes]:
+    """The same where retention dropped bodies: their hashes stand in the tile."""
+    leaves: list[bytes] = []
+    for offset, raw in enumerate(raws):
+        if isinstance(raw, bytes):
+            leaves.append(sha256(b"\0" + raw).digest())
+        elif raw is None and first + offset in dropped and stored is not None:
+            leaves.append(stored[offset * HASH_SIZE : (offset + 1) * HASH_SIZE])
+            found.pruned += 1
+        else:
+            raise Broken("its bytes are missing", first + offset)
+    return leaves
+
+
+def _chain(
+    segments: dict[bytes, Segment],
+    first: int,
+    raws: Sequence[object],
+    leaves: Sequence[bytes],
+    dropped: dict[int, tuple[bytes, int]],
+) -> None:
+    """Check each entry's place in its run, and move the runs on. Written for speed: what is expected of a run's next
+    entry is kept as bytes, and only where it differs is looked at closely."""
+    known_of = segments.get
+    for position, (raw, leaf) in enumerate(zip(raws, leaves, strict=True), first):
+        if raw is None:
+            fault = _follow_dropped(segments, position, *dropped[position], leaf)
+            if fault is not None:
+                raise Broken(fault.problem, fault.position)
+            continue
+        at = raw.rfind(_STREAM) + _AFTER_STREAM  # type: ignore[attr-defined]  # bytes, or hashing had raised
+        split = raw.find(_N, at)  # type: ignore[attr-defined]  # as above
+        known = known_of(raw[at:split])  # type: ignore[index]  # as above
+        if known is not None and raw[split + 6 : _TIME] == known.expected:  # type: ignore[index]  # as above
+            known.n += 1
+            known.head = leaf
+            known.last = position
+            known.expected = b'%d,"previous":"%b"' % (known.n + 1, hexlify(leaf))
+        else:
+            _begin(segments, position, raw, leaf)  # type: ignore[arg-type]  # as above
+
+
+def _begin(segments: dict[bytes, Segment], position: int, raw: bytes, leaf: bytes) -> None:
+    """The first entry of a run in this range, or one that does not follow: the fault is named."""
     at = raw.rfind(_STREAM)
-    split = raw.find(_N, at + 17)
+    split = raw.find(_N, at + _AFTER_STREAM)
     cut = raw.find(_PREVIOUS, split + 6)
-    if at < 0 or split < 0 or cut < 0:
-        return Fault("it does not have the form of an entry", position)
-    stream, number, previous = raw[at + 17 : split], raw[split + 6 : cut], raw[cut + 12 : -_TIME_LENGTH]
+    number, previous = raw[split + 6 : cut], raw[cut + 12 : _TIME]
+    if at < 0 or split < 0 or cut < 0 or not number.isdigit() or len(number) > 16:
+        raise Broken("it does not have the form of an entry", position)
+    stream, n = raw[at + _AFTER_STREAM : split], int(number)
     known = segments.get(stream)
     if known is None:
-        if not number.isdigit():
-            return Fault("it does not have the form of an entry", position)
-        n = int(number)
         if (n == 0) != (previous == b"null"):
-            return Fault("it does not have the form of an entry", position)
-        segments[stream] = Segment(position, n, previous, n, leaf, position)
-        return None
-    if number != b"%d" % (known.n + 1):
-        return Fault(f"it is not number {known.n + 1} of its run, which belongs here", position)
-    if previous[1:-1] != known.head.hex().encode():
-        return Fault(f"it was changed: entry {position} of the same run was chained to other bytes", known.last)
-    known.n += 1
-    known.head = leaf
-    known.last = position
-    return None
+            raise Broken("it does not have the form of an entry", position)
+        expected = b'%d,"previous":"%b"' % (n + 1, hexlify(leaf))
+        segments[stream] = Segment(position, n, previous, n, leaf, position, expected)
+        return
+    if n != known.n + 1:
+        raise Broken(f"it is not number {known.n + 1} of its run, which belongs here", position)
+    raise Broken(f"it was changed: entry {position} of the same run was chained to other bytes", known.last)
 
 
 def _follow_dropped(segments: dict[bytes, Segment], position: int, stream: bytes, n: int, leaf: bytes) -> Fault | None:
     known = segments.get(stream)
     if known is None:
-        segments[stream] = Segment(position, n, b"", n, leaf, position)
+        segments[stream] = known = Segment(position, n, b"", n, leaf, position)
     elif n != known.n + 1:
         return Fault(f"it is not number {known.n + 1} of its run, which belongs here", position)
     else:
         known.n, known.head, known.last = n, leaf, position
+    known.expected = b'%d,"previous":"%b"' % (known.n + 1, hexlify(leaf))
     return None
 
 

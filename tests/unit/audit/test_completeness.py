@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -32,7 +31,7 @@ def entry(
 def judged(*entries: Entry, pruned: int = 0) -> tuple[list[str], tuple[str, ...]]:
     story = Completeness(pruned=pruned)
     for position, item in enumerate(entries):
-        story.take(replace(item, position=position))
+        story.take(item._replace(position=position))
     opened = story.finish()
     return [str(finding) for finding in story.findings], opened
 
@@ -73,7 +72,7 @@ REVOKED = entry(Kind.GRANT_REVOKED, {"grant": "g-1"})
 
 
 def with_data(item: Entry, **fields: JsonValue) -> Entry:
-    return replace(item, data={**item.data, **fields})
+    return item._replace(data={**item.data, **fields})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def with_data(item: Entry, **fields: JsonValue) -> Entry:
         ([APPROVED], "an escalation that was never opened"),
         ([BEN], "a vote on an escalation that was never opened"),
         ([ASKED, with_data(BEN, digest="bb")], "approved other bytes than were asked about"),
-        ([ASKED, replace(BEN, actor="person:ana")], "person:ana approved what was asked on their own behalf"),
+        ([ASKED, BEN._replace(actor="person:ana")], "person:ana approved what was asked on their own behalf"),
         ([ASKED, BEN, EVE, APPROVED, with_data(ACTS, digest="bb")], "acts on other bytes than those that E-7 approved"),
         ([ASKED, BEN, EVE, APPROVED, ACTS, OUTCOME, ACTS], "which r1/1/0 has used already"),
         ([ASKED, BEN, EVE, APPROVED, with_data(ACTS, approvers=["mallory"])], "an approver who has not approved"),
@@ -154,8 +153,8 @@ def test_hostile_shapes_raise_nothing(kind: Kind, value: JsonValue) -> None:
 
 
 def numbered(number: int, item: Entry = INTENT, *, digest: str = "") -> Entry:
-    changed = with_data(item, digest=digest or f"d{number}")
-    return replace(with_data(changed, producer={"id": "gate:1", "n": number}), call=f"r1/{number}/0")
+    changed = with_data(item, digest=digest or f"d{number}", producer={"id": "gate:1", "n": number})
+    return changed._replace(call=f"r1/{number}/0")
 
 
 def head_of(entries: Sequence[Entry]) -> bytes:
@@ -180,7 +179,7 @@ def count(number: int, head: bytes, signer: Signer = GATE) -> Entry:
 CALLS = [
     item
     for n in range(6)
-    for item in (numbered(2 * n), replace(numbered(2 * n + 1, OUTCOME, digest=f"d{2 * n}"), call=f"r1/{2 * n}/0"))
+    for item in (numbered(2 * n), numbered(2 * n + 1, OUTCOME, digest=f"d{2 * n}")._replace(call=f"r1/{2 * n}/0"))
 ]
 COUNTED = [*CALLS, count(12, head_of(CALLS))]
 
@@ -228,7 +227,7 @@ def test_a_reported_gap_accounts_for_missing_numbers() -> None:
 
 
 def test_entries_that_retention_dropped_leave_no_false_hole() -> None:
-    after = replace(numbered(12), call="r1/12/0")
+    after = numbered(12)._replace(call="r1/12/0")
     assert judged(COUNTED[-1], after, pruned=12) == ([], ("r1/12/0",))
     found, _ = judged(COUNTED[-1], after, pruned=11)
     assert found == [str(Finding(1, "number 0 of gate:1 is missing, and no gap accounts for it"))]
