@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from sqlalchemy import Connection, select
@@ -15,9 +15,11 @@ from sqlalchemy import Connection, select
 from ringfence_agents.schema import runs
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.events import Event, Kind
-from ringfence_audit.port import Store
+from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.contract import SandboxId
 from ringfence_sandbox.errors import SandboxError
+from ringfence_tools.clock import micros
+from ringfence_tools.schema import grants
 
 EVERY_S = 60.0
 
@@ -29,8 +31,10 @@ class Sweepable(Protocol):
 
     async def destroy(self, sandbox: SandboxId) -> None: ...
 
-    async def end_grants(self) -> Sequence[str]:
-        """Remove what grants opened on the cluster and have left there after they ended; say what."""
+    async def grants(self) -> Mapping[str, str]:
+        """What grants opened there and still stands: where → the grant's id."""
+
+    async def end_grant(self, where: str) -> None: ...
 
 
 def needed(connection: Connection) -> frozenset[SandboxId]:
@@ -50,10 +54,25 @@ async def sweep(store: Store, backend: Sweepable) -> frozenset[SandboxId]:
         event = Event(Kind.SANDBOX, "system:sweeper", {"action": "swept", "sandbox": sandbox})
         await store.write(lambda tx, event=event: tx.record(event))  # type: ignore[misc] # the loop's own value
         await backend.destroy(sandbox)
-    for grant in await backend.end_grants():
-        event = Event(Kind.SANDBOX, "system:sweeper", {"action": "grant ended", "grant": grant})
-        await store.write(lambda tx, event=event: tx.record(event))  # type: ignore[misc] # as above
+    await _end_grants(store, backend)
     return left
+
+
+async def _end_grants(store: Store, backend: Sweepable) -> None:
+    """What a grant opened goes when it has expired or was revoked, also where its worker was killed."""
+    standing = await backend.grants()
+    live = await store.write(_live_grants) if standing else frozenset()
+    for where, grant in sorted(standing.items()):
+        if grant not in live:
+            event = Event(Kind.SANDBOX, "system:sweeper", {"action": "grant ended", "grant": grant, "where": where})
+            await store.write(lambda tx, event=event: tx.record(event))  # type: ignore[misc] # the loop's own value
+            await backend.end_grant(where)
+
+
+def _live_grants(tx: Transaction) -> frozenset[str]:
+    """By the database's clock."""
+    query = select(grants.c.id).where(grants.c.revoked_at.is_(None), grants.c.expires_at > micros(tx.now))
+    return frozenset(row.id for row in tx.connection.execute(query))
 
 
 async def keep_swept(store: Store, backend: Sweepable) -> None:

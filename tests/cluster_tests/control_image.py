@@ -1,6 +1,6 @@
 """The control plane's image for the test cluster, packed without a container engine from what is installed here.
 
-As `deploy/images/ringfence.Containerfile` builds it: the locked dependencies, and the wheel of this very checkout.
+As `deploy/images/ringfence.Containerfile` builds it: what Ringfence needs, and the wheel of this very checkout.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.cluster_tests.node import RECIPES, ROOT, Cluster, cache
 
@@ -40,9 +43,33 @@ def loaded_image(cluster: Cluster) -> str:
     return reference
 
 
+def _needed() -> dict[str, str]:
+    """Name → version of everything that `pyproject.toml` comes down to, as it is installed here."""
+    wanted = [
+        Requirement(line) for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    ]
+    found: dict[str, str] = {}
+    while wanted:
+        one = wanted.pop()
+        name = canonicalize_name(one.name)
+        extras = one.extras or {""}
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another platform
+        if found.get(name) == distribution.version and not one.extras:
+            continue
+        found[name] = distribution.version
+        for line in distribution.requires or ():
+            further = Requirement(line)
+            if further.marker is None or any(further.marker.evaluate({"extra": extra}) for extra in extras):
+                wanted.append(further)
+    return found
+
+
 def _digest() -> str:
     """Of everything that is packed."""
-    digest = hashlib.sha256((ROOT / "requirements" / "base.txt").read_bytes() + SCRIPT.encode())
+    digest = hashlib.sha256(repr(sorted(_needed().items())).encode() + SCRIPT.encode())
     for folder in SOURCES:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -91,16 +118,16 @@ def _blob(digest: str) -> str:
 
 
 def _dependencies() -> Path:
-    """The locked dependencies as they are installed here, with their bytecode. Made once for each lock."""
-    lock = (ROOT / "requirements" / "base.txt").read_text()
-    layer = cache() / f"dependencies-{hashlib.sha256(lock.encode()).hexdigest()[:12]}.tar"
+    """What Ringfence needs, as it is installed here, with its bytecode. Made once for each set of versions."""
+    needed = _needed()
+    layer = cache() / f"dependencies-{hashlib.sha256(repr(sorted(needed.items())).encode()).hexdigest()[:12]}.tar"
     if layer.exists():
         return layer
     for old in cache().glob("dependencies-*.tar"):
         old.unlink()
     with tempfile.TemporaryDirectory(prefix="ringfence-dependencies-") as folder:
         site = Path(folder) / SITE
-        for name in re.findall(r"^([a-zA-Z0-9._-]+)==", lock, re.MULTILINE):
+        for name in needed:
             _copy_distribution(name, site)
         subprocess.run([sys.executable, "-m", "compileall", "-q", "-j", "2", str(site)], check=False)
         draft = layer.with_suffix(".draft")
@@ -110,10 +137,7 @@ def _dependencies() -> Path:
 
 
 def _copy_distribution(name: str, site: Path) -> None:
-    try:
-        found = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return  # locked for another platform
+    found = importlib.metadata.distribution(name)
     for file in found.files or ():
         source = Path(str(found.locate_file(file)))
         if ".." in file.parts or "__pycache__" in file.parts or not source.is_file():

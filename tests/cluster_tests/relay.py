@@ -25,7 +25,8 @@ def relay(host: str, socket: Path) -> Iterator[int]:
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner, outer = await asyncio.open_unix_connection(str(socket))
-        await asyncio.gather(carry(reader, outer), carry(inner, writer))
+        with suppress(asyncio.CancelledError):  # at the end, and the streams' own callback would tell of it
+            await asyncio.gather(carry(reader, outer), carry(inner, writer))
 
     async def serve() -> None:
         server = await asyncio.start_server(accept, host, 0)

@@ -14,7 +14,7 @@ from ringfence.wiring import cluster_rules_of
 from ringfence_audit.keys import Signer
 from ringfence_audit.store import SqlStore
 from ringfence_sandbox.kubernetes import kinds, names, rights
-from ringfence_sandbox.kubernetes.agent_api import RunAccount, end_grants
+from ringfence_sandbox.kubernetes.agent_api import RunAccount, remove_grant, standing_grants
 from ringfence_sandbox.kubernetes.agent_objects import GRANT
 from ringfence_sandbox.kubernetes.agent_port import Held, Right
 from ringfence_sandbox.kubernetes.api import ClusterApi
@@ -286,8 +286,13 @@ async def test_a_grant_that_a_killed_worker_left_ends_with_the_next_and_with_the
         await killed.hold([Held("g-1", right, 4_000_000_000), Held("g-2", right, 1)])
     assert len(await grants_on_cluster(desk.place, api)) == 4
     async with desk.place.installed.orchestrator() as orchestrator:
-        ended = await end_grants(orchestrator, desk.place.installed.name, now_s=2)
-    assert ended == [f"{desk.place.run}/grant-g-2"]
+        standing = await standing_grants(orchestrator, desk.place.installed.name)
+        assert standing == {f"{desk.place.run}/grant-{grant}": grant for grant in ("g-1", "g-2")}
+        for where in standing:
+            await remove_grant(orchestrator, *where.split("/"))
+        assert await grants_on_cluster(desk.place, api) == []
+    async with account(desk.place) as killed:
+        await killed.hold([Held("g-3", right, 4_000_000_000)])
     await desk.result("kubernetes_list", resource="pods")
     assert await grants_on_cluster(desk.place, api) == []
 

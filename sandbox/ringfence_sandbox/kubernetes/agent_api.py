@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from ringfence_sandbox.errors import ProtocolViolation
 from ringfence_sandbox.kubernetes import agent_objects, kinds, names
-from ringfence_sandbox.kubernetes.agent_objects import EXPIRES, GRANT
+from ringfence_sandbox.kubernetes.agent_objects import GRANT
 from ringfence_sandbox.kubernetes.agent_port import (
     DryRun,
     Found,
@@ -36,7 +36,6 @@ from ringfence_sandbox.kubernetes.json_value import (
     mapping,
     name_of,
     objects,
-    strings,
     text,
 )
 from ringfence_sandbox.kubernetes.streams import PortForward
@@ -246,15 +245,12 @@ async def remove_grant(api: ClusterApi, namespace: str, name: str) -> None:
     await api.delete(kinds.ROLE, name, namespace=namespace)
 
 
-async def end_grants(api: ClusterApi, instance: str, *, now_s: float) -> Sequence[str]:
-    """Remove what grants left after they ended, as a worker that was killed leaves it. Returns what was removed."""
-    ended: list[str] = []
+async def standing_grants(api: ClusterApi, instance: str) -> Mapping[str, str]:
+    """Every grant that stands on the cluster: `NAMESPACE/ROLE` → its id."""
+    found: dict[str, str] = {}
     for space in await api.list(kinds.NAMESPACE, selector=f"{names.INSTANCE}={instance},{GRANT}"):
         place = name_of(space)
         with suppress(RequestRefused):  # a namespace that is going away; its roles go with it
             for role in await api.list(kinds.ROLE, namespace=place, selector=GRANT):
-                expires = strings(role, "metadata", "annotations").get(EXPIRES, "")
-                if not expires.isdecimal() or int(expires) <= now_s:
-                    await remove_grant(api, place, name_of(role))
-                    ended.append(f"{place}/{name_of(role)}")
-    return ended
+                found[f"{place}/{name_of(role)}"] = labels_of(role)[GRANT]
+    return found

@@ -10,7 +10,7 @@ from ringfence_sandbox.kubernetes.agent_port import Change, Held, Right
 from ringfence_sandbox.kubernetes.json_value import Json, Object
 
 EXPIRES: Final = "ringfence/expires-at"
-"""On a grant's Role: Unix seconds. Whoever sweeps removes it from then on."""
+"""On a grant's Role: Unix seconds, for people's eyes. What lives is what the database says."""
 GRANT: Final = "ringfence/grant"
 """Label of a grant's Role and RoleBinding; also, without value, of a namespace that may hold some."""
 

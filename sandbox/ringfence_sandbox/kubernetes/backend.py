@@ -20,7 +20,7 @@ from ringfence_sandbox.errors import (
     SandboxRemoved,
 )
 from ringfence_sandbox.kubernetes import kinds, names, objects, rights_check, waiting
-from ringfence_sandbox.kubernetes.agent_api import end_grants
+from ringfence_sandbox.kubernetes.agent_api import remove_grant, standing_grants
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.credentials import ControlKey
 from ringfence_sandbox.kubernetes.egress_identity import EgressKey
@@ -375,9 +375,14 @@ class KubernetesBackend(Backend):
             if not text(namespace, "metadata", "deletionTimestamp")
         )
 
-    async def end_grants(self) -> Sequence[str]:
-        """Take away what grants opened for runs and a worker that was killed left standing after their end."""
-        return await end_grants(self.api, self.settings.instance, now_s=self._now().timestamp())
+    async def grants(self) -> Mapping[str, str]:
+        """What grants opened for runs and still stands: `NAMESPACE/ROLE` → the grant's id."""
+        return await standing_grants(self.api, self.settings.instance)
+
+    async def end_grant(self, where: str) -> None:
+        """Take away what `grants` named."""
+        namespace, _, role = where.partition("/")
+        await remove_grant(self.api, namespace, role)
 
     async def sweep(self, live: frozenset[SandboxId]) -> Sequence[SandboxId]:
         left = sorted(await self.sandboxes() - live)

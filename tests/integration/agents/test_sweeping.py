@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from ringfence.sweeping import sweep
 from ringfence_agents.schema import runs
+from ringfence_audit.port import Transaction
 from ringfence_audit.query import story
 from ringfence_sandbox.contract import SandboxId
 from ringfence_sandbox.errors import SandboxBusy
 from ringfence_tools.calls import RunId
+from ringfence_tools.clock import micros
+from ringfence_tools.schema import grants
 from tests.integration.agents.house import RUN, House
 
 
@@ -23,11 +26,13 @@ class Namespaces:
     def __init__(self, *names: str) -> None:
         self.there = {SandboxId(name) for name in names}
         self.is_stuck = False
-        self.ended_grants: list[str] = []
+        self.opened: dict[str, str] = {}
 
-    async def end_grants(self) -> list[str]:
-        ended, self.ended_grants = self.ended_grants, []
-        return ended
+    async def grants(self) -> dict[str, str]:
+        return dict(self.opened)
+
+    async def end_grant(self, where: str) -> None:
+        del self.opened[where]
 
     async def sandboxes(self) -> frozenset[SandboxId]:
         return frozenset(self.there)
@@ -80,11 +85,40 @@ async def test_a_namespace_that_is_stuck_is_there_for_the_next_sweep(house: Hous
     assert await sweep(house.store, namespaces) == {"r0-7"}
 
 
-async def test_a_grant_that_outlived_its_worker_is_ended_with_an_entry(house: House) -> None:
+async def give(house: House, **values: object) -> str:
+    """A grant that lives for an hour, unless `values` say otherwise; its id."""
+
+    def work(tx: Transaction) -> str:
+        row: dict[str, object] = {
+            "id": "g-live",
+            "run": RUN,
+            "call": "",
+            "tool": "t",
+            "accesses": "[]",
+            "width": "task",
+        }
+        row |= {"expires_at": micros(tx.now) + 3_600_000_000, "given_by": "person:ana", "escalation": 1, **values}
+        tx.connection.execute(insert(grants).values(**row))
+        return str(row["id"])
+
+    return await house.store.write(work)
+
+
+async def test_what_a_live_grant_opened_stays(house: House) -> None:
     await holds(house, "r1-1")
     namespaces = Namespaces("r1-1")
-    namespaces.ended_grants = ["rf-r-r1-1/grant-g-1"]
+    namespaces.opened = {"rf-r-r1-1/grant": await give(house)}
     await sweep(house.store, namespaces)
+    assert list(namespaces.opened) == ["rf-r-r1-1/grant"]
+
+
+@pytest.mark.parametrize("values", [{"expires_at": 1}, {"revoked_at": 1}])
+async def test_what_an_ended_grant_left_goes_with_an_entry(house: House, values: dict[str, object]) -> None:
+    await holds(house, "r1-1")
+    namespaces = Namespaces("r1-1")
+    namespaces.opened = {"rf-r-r1-1/grant": await give(house, **values), "rf-r-r1-1/other": "g-nobodys"}
+    await sweep(house.store, namespaces)
+    assert namespaces.opened == {}
     entries = await house.store.read(lambda connection: list(story(connection, RunId("system"))))
     ended = [entry.data["grant"] for entry in entries if entry.data.get("action") == "grant ended"]
-    assert ended == ["rf-r-r1-1/grant-g-1"]
+    assert ended == ["g-live", "g-nobodys"]
