@@ -58,10 +58,13 @@ class Order:
     """The team that it is for; without it, the one of the profile's that the person is in."""
 
 
-async def open_order(workshop: Workshop, order: Order, person: Person, *, run: RunId | None = None) -> RunId:
+async def open_order(
+    workshop: Workshop, order: Order, person: Person, *, run: RunId | None = None, is_fence_tried: bool = False
+) -> RunId:
     """Store the task and its run, queued; `run` where the caller has chosen its id.
 
-    Raises `Mistake`, `Refused`, `Unavailable`, `ProfileInvalid`, `WorkspaceRefused`.
+    With `is_fence_tried` a sandbox is built once before, so that a machine which cannot is told now, and nothing is
+    begun. Raises `Mistake`, `Refused`, `Unavailable`, `ProfileInvalid`, `WorkspaceRefused`, `IsolationUnavailable`.
     """
     if not order.text.strip() or len(order.text) > TASK_LIMIT_CHARS:
         raise Mistake("the task is empty or too long", fix=f"Describe it in 1 to {TASK_LIMIT_CHARS} characters")
@@ -79,6 +82,8 @@ async def open_order(workshop: Workshop, order: Order, person: Person, *, run: R
     run = run or RunId(fresh_id("r"))
     with _folder(workshop.settings.runs / run) as folder:
         bundle = await _bundle(workshop, order, profile, run=run, person=person, folder=folder)
+        if is_fence_tried and profile.sandbox.kind == "local" and not profile.sandbox.reduced:
+            await (await workshop.backend(profile)).check()
         new = NewRun(
             run=run,
             task=TaskId(fresh_id("t")),

@@ -75,7 +75,7 @@ async def _run(session: Session, order: Order, *, is_detached: bool) -> int:
     from ringfence.wiring import open_workshop
 
     async with open_workshop(session.settings, session.store, session.directory) as workshop:
-        run = await open_order(workshop, order, session.person)
+        run = await open_order(workshop, order, session.person, is_fence_tried=True)
         session.output.record({"type": "run", "run_id": run})
         session.output.line("run ", (run, "name"), (f" · {order.profile} · for {session.person.name}", "dim"))
         if is_detached:

@@ -59,8 +59,9 @@ def _called() -> str:
     """How the person calls Ringfence: `make demo` installs it beside the project, not on the PATH."""
     if shutil.which("ringfence"):
         return "ringfence"
-    program = Path(sys.argv[0])
-    return f"{os.path.relpath(sys.executable)} -m ringfence" if program.suffix == ".py" else os.path.relpath(program)
+    is_module = sys.argv[0].endswith(".py")
+    program = sys.executable if is_module else sys.argv[0]
+    return min(program, os.path.relpath(program), key=len) + (" -m ringfence" if is_module else "")
 
 
 def _title(output: Output, text: str) -> None:
@@ -89,7 +90,7 @@ async def _play(session: Session, stage: Stage, sandbox: str | None) -> tuple[in
     model = None if session.settings.has_model else f"replay:{stage.transcript}"
     order = Order(TASK, str(stage.repository), str(stage.profile), model=model, sandbox=sandbox)
     async with open_workshop(session.settings, session.store, session.directory) as workshop:
-        run = await open_order(workshop, order, session.person)
+        run = await open_order(workshop, order, session.person, is_fence_tried=True)
     return await drive_and_show(session, run, has_next=False), run
 
 

@@ -8,7 +8,6 @@ import os
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ringfence_sandbox.egress.resolver import Resolver
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxError, SandboxGone
 from ringfence_sandbox.inside import wire
 from ringfence_sandbox.local import bwrap
+from ringfence_sandbox.local.remedy import remedy
 
 START_WITHIN_S = 20.0
 COMPLAINT_LIMIT = 4000
@@ -118,19 +118,7 @@ async def launch(order: Launch, *, has_egress: bool) -> Launched:
 def _unavailable(complaints: int, error: SandboxError) -> SandboxError:
     said = os.pread(complaints, COMPLAINT_LIMIT, 0).decode("utf-8", "replace").strip()
     if said.startswith("bwrap:") or "bwrap" in said.split("\n")[0]:
-        return IsolationUnavailable(f"bubblewrap could not build the fence: {said.splitlines()[0]}", fix=fix_for(said))
+        # Its guess at the cause, and the step that it names for one of them, are left out: `remedy` looks.
+        what = said.splitlines()[0].split(", likely because")[0].removeprefix("bwrap: ")
+        return IsolationUnavailable(f"bubblewrap could not build the fence: {what}", fix=remedy(said))
     return SandboxGone(f"the in-sandbox server did not start: {said or error}")
-
-
-def fix_for(said: str) -> str:
-    """One step that mends what bubblewrap complains about."""
-    lowered = said.lower()
-    if "uid map" in lowered or "userns" in lowered or "user namespace" in lowered or "clone" in lowered:
-        if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
-            return "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-        return "sudo sysctl -w user.max_user_namespaces=10000"
-    if "pivot_root" in lowered or "proc" in lowered:
-        return (
-            "run outside a container, or with --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
-        )
-    return f"{sys.executable} -m ringfence doctor"
