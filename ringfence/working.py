@@ -26,7 +26,7 @@ async def work(
     worker = Worker(
         workshop.store,
         workshop.runner(progress),
-        pace=Pace(at_once=plan.at_once, drain_s=plan.drain_s),
+        pace=Pace(at_once=plan.at_once, drain_s=plan.drain_s, release_after_s=plan.release_after_s),
         limits=plan.limits,
         progress=progress,
         news=workshop.store.wakeups,

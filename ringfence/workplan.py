@@ -31,6 +31,9 @@ class WorkPlan(BaseModel):
     drain_s: Annotated[int, Field(ge=1, le=3600)] = 30
     """How long a worker that goes away lets its runs reach their next step."""
 
+    release_after_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 1800
+    """How long a run waits before its suspended sandbox is removed, its files kept as an archive."""
+
     @property
     def limits(self) -> QueueLimits:
         return QueueLimits(self.runs, self.teams, self.profiles)
@@ -53,5 +56,6 @@ def read_plan(config: Path) -> WorkPlan:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise Mistake(
-            f"{path}: {place}: {first['msg']}", fix="It may say at_once, runs, teams, profiles, drain_s"
+            f"{path}: {place}: {first['msg']}",
+            fix="It may say at_once, runs, teams, profiles, drain_s, release_after_s",
         ) from (error)

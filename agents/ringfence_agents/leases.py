@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import and_, bindparam, func, or_, select, update
+from sqlalchemy import and_, bindparam, exists, func, or_, select, update
 
 from ringfence_agents.errors import RunEnded, RunHeld, RunStopping
-from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFor, load
+from ringfence_agents.runs import Closing, Request, RunRecord, RunState, SandboxState, WaitsFor, load
 from ringfence_agents.schema import runs
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
@@ -21,6 +21,8 @@ from ringfence_tools.calls import RunId
 from ringfence_tools.clock import micros
 from ringfence_tools.errors import LeaseLost
 from ringfence_tools.gate_context import Guard
+from ringfence_tools.ledger import CallState
+from ringfence_tools.schema import calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ def park(
             f"paused by {record.requested_by}: {record.request_reason}",
             None,
         )
-    elif record.request.is_end:
+    elif record.request.is_end and waits_for is not WaitsFor.PAUSE:
         waits_for, wake_at_us = WaitsFor.NOTHING, None
     state = RunState.PARKED if waits_for is not WaitsFor.NOTHING else RunState.QUEUED
     tx.connection.execute(
@@ -193,6 +195,32 @@ def park(
     data: dict[str, JsonValue] = {"state": state.value, "waits_for": waits_for.value, "detail": detail}
     tx.record(_moved(record, f"worker:{lease.worker}", data))
     return state
+
+
+def claim_waiting(tx: Transaction, run: RunId, worker: str, *, lease_s: int) -> RunRecord | None:
+    """Hold a run that waits, to keep its files and remove its sandbox; it goes on waiting. None where it does not wait,
+    somebody holds it, it has no sandbox, or one of its calls has begun without an outcome: only the sandbox knows it.
+    """
+    now = micros(tx.now)
+    has_begun = exists().where(calls.c.run == runs.c.id, calls.c.state == CallState.INTENT.value)
+    waits = and_(
+        runs.c.id == run,
+        runs.c.state == RunState.PARKED.value,
+        runs.c.sandbox_state == SandboxState.READY.value,
+        or_(runs.c.worker == "", runs.c.lease_until <= now),
+        ~has_begun,
+    )
+    held = {"worker": worker, "lease_until": now + lease_s * 1_000_000, "fence": runs.c.fence + 1}
+    if not tx.connection.execute(update(runs).where(waits).values(held)).rowcount:
+        return None
+    return load(tx.connection, run)
+
+
+def let_go(tx: Transaction, lease: Lease) -> None:
+    """Give back what `claim_waiting` took. A vote may have queued the run meanwhile."""
+    values = {"worker": "", "lease_until": 0, "moved_at": micros(tx.now)}
+    tx.connection.execute(update(runs).where(IS_HELD).values(values), held_by(lease))
+    tx.announce()
 
 
 def set_closing(tx: Transaction, lease: Lease, closing: Closing) -> None:

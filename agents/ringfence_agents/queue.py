@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select, update
 
-from ringfence_agents.runs import RunState, WaitsFor
+from ringfence_agents.runs import RunState, SandboxState, WaitsFor
 from ringfence_agents.schema import runs
 from ringfence_audit.port import Transaction
 from ringfence_tools.calls import RunId
@@ -67,7 +67,9 @@ def ready(connection: Connection, now_us: int, *, each: int = LINE_LIMIT) -> tup
     order = (runs.c.priority.desc(), runs.c.created_at, runs.c.id)
     place = func.row_number().over(partition_by=(runs.c.team, runs.c.profile), order_by=order).label("place")
     columns = (runs.c.id, runs.c.team, runs.c.profile, runs.c.priority, runs.c.created_at, place)
-    wanting = select(*columns).where(or_(runs.c.state == RunState.QUEUED.value, is_left, is_due)).subquery()
+    is_free = or_(runs.c.worker == "", runs.c.lease_until <= now_us)
+    is_ready = or_(runs.c.state == RunState.QUEUED.value, is_left, is_due)
+    wanting = select(*columns).where(is_ready, is_free).subquery()
     query = select(wanting).where(wanting.c.place <= each)
     return tuple(
         Ready(RunId(row.id), row.team, row.profile, row.priority, row.created_at) for row in connection.execute(query)
@@ -158,6 +160,22 @@ def places(connection: Connection, now_us: int, limits: QueueLimits) -> dict[Run
 def place(connection: Connection, run: RunId, now_us: int, limits: QueueLimits) -> Place | None:
     """Where a ready run stands in the queue; None where it is not ready."""
     return places(connection, now_us, limits).get(run)
+
+
+def long_waiting(connection: Connection, since_us: int, *, limit: int = 1) -> tuple[RunId, ...]:
+    """Runs that have waited since then and still have a sandbox, the longest first."""
+    query = (
+        select(runs.c.id)
+        .where(
+            runs.c.state == RunState.PARKED.value,
+            runs.c.sandbox_state == SandboxState.READY.value,
+            runs.c.moved_at <= since_us,
+            runs.c.worker == "",
+        )
+        .order_by(runs.c.moved_at)
+        .limit(limit)
+    )
+    return tuple(RunId(row.id) for row in connection.execute(query))
 
 
 _DECIDED = (

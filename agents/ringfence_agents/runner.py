@@ -24,7 +24,7 @@ from ringfence_agents.errors import (
 )
 from ringfence_agents.graph import RunGraph, build_graph, enter
 from ringfence_agents.keeper import Keeper, asked_stop, grace_of, tell
-from ringfence_agents.leases import Lease, claim, guard_of, park, start_guard_of
+from ringfence_agents.leases import Lease, claim, claim_waiting, guard_of, let_go, park, start_guard_of
 from ringfence_agents.parking import park_for, park_for_people, try_later
 from ringfence_agents.ports import Equip, Equipment, Limits, Tools
 from ringfence_agents.preserving import begin_seal
@@ -42,12 +42,14 @@ from ringfence_sandbox.errors import (
 )
 from ringfence_tools.budget import run_scope
 from ringfence_tools.calls import RunId
-from ringfence_tools.errors import LeaseLost, ToolsError
+from ringfence_tools.errors import LeaseLost
 from ringfence_tools.gate_context import RunContext, TaskFacts
 from ringfence_tools.ledger import calls_of_turn
 from ringfence_tools.progress import Progress, RunMoved, ignore
 
 _ENDS_RUN = (SandboxRefused, ModelRefused, ContextTooLong, ReplayDiverged)
+RELEASE_LEASE_S = 120
+RELEASE_WITHIN_S = 100.0
 _TRY_LATER = (ModelUnavailable, SandboxBusy)
 
 
@@ -119,6 +121,33 @@ class Runner:
             if self._switches.get(run) is switch:
                 del self._switches[run]
 
+    async def release(self, run: RunId) -> bool:
+        """Keep the files of a run that waits and remove its sandbox. False where it goes on, or cannot be kept whole.
+
+        Raises `LogUnavailable` and what `Equip` raises.
+        """
+        record = await self._store.write(lambda tx: claim_waiting(tx, run, self._worker, lease_s=RELEASE_LEASE_S))
+        if record is None:
+            return False
+        lease = Lease(run, self._worker, record.fence)
+        try:
+            equipment = await self._equip(record)
+            holder = SandboxHolder(
+                self._store,
+                lease,
+                guard_of(lease),
+                record=record,
+                equipment=equipment,
+                progress=self._progress,
+            )
+            async with asyncio.timeout(RELEASE_WITHIN_S):
+                return await holder.give_up()
+        except (SandboxError, SandboxRefused, TimeoutError, LeaseLost) as error:
+            self._progress(RunMoved(run, record.state.value, f"keeps its sandbox: {type(error).__name__}: {error}"))
+            return False
+        finally:
+            await self._store.write(lambda tx: let_go(tx, lease))
+
     @property
     def worker(self) -> str:
         """The name in which this runner claims."""
@@ -127,8 +156,11 @@ class Runner:
     async def _drive(self, lease: Lease, record: RunRecord, switch: Switch) -> RunState:
         try:
             equipment = await self._equip(record)
-        except ToolsError as error:
-            detail = f"cannot start: {error}"
+        except (LeaseLost, LogUnavailable):
+            raise
+        except Exception as error:
+            # Whatever its profile asks for and cannot be had: a person looks at it, and no worker trips over it again.
+            detail = f"cannot start: {error}"[:1000]
             await self._store.write(lambda tx: park(tx, lease, WaitsFor.PAUSE, detail=detail))
             raise
         drive = self._outfit(lease, record, equipment, switch)
@@ -215,8 +247,7 @@ class _Leg:
             except (SandboxGone, ProtocolViolation) as error:
                 state = await self._lose_sandbox(error)
             except _ENDS_RUN as error:
-                await self._end(Closing(RunState.FAILED, str(error)))
-                state = None
+                state = await self._end_by(error)
             except _TRY_LATER as error:
                 state = await try_later(self._drive, error)
             except (LeaseLost, StaleFence, LogUnavailable):
@@ -258,6 +289,13 @@ class _Leg:
         )
         drive.view.add(rows)
         drive.last_results = results
+
+    async def _end_by(self, error: Exception) -> RunState | None:
+        """The run fails by this; one that is ending already tries its end again later, since it cannot fail twice."""
+        if self._drive.record.closing is not None:
+            return await try_later(self._drive, error)
+        await self._end(Closing(RunState.FAILED, str(error)))
+        return None
 
     async def _end(self, closing: Closing) -> None:
         await end(self._drive, closing)

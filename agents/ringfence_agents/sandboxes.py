@@ -92,8 +92,9 @@ class SandboxHolder:
                 try:
                     async with asyncio.timeout(self._equipment.limits.sandbox_start_s):
                         self._live = await self._attach() or await self._create()
-                except (IsolationUnavailable, WorkspaceRefused) as error:
-                    raise SandboxRefused(str(error)) from error
+                except (IsolationUnavailable, WorkspaceRefused, SandboxRefused) as error:
+                    # A run that ends already has nothing to gain from being ended by this.
+                    raise (SandboxGone if self.is_ending else SandboxRefused)(str(error)) from error
                 except TimeoutError as error:
                     raise SandboxBusy(f"run {self._lease.run}: the sandbox did not start in time") from error
             return self._live
@@ -226,16 +227,18 @@ class SandboxHolder:
     async def give_up(self) -> bool:
         """Keep the files of a run that waits and remove its sandbox; False where that would lose something."""
         sandbox = await self.get()
-        async with self._lock:
-            try:
+        try:
+            async with self._lock:
                 kept = await self._pack(sandbox, self._files.archive(self._record.id), stays_frozen=True)
-            except IncompleteArchive:
-                return False
-            remember = partial(remember_kept, run=self._record.id, kept=kept)
-            await self._store_state(SandboxState.KEPT, {"action": "released", **_named(kept)}, also=remember)
-            self._live = None
-            await self._equipment.backend.destroy(self._id)
-            return True
+                remember = partial(remember_kept, run=self._record.id, kept=kept)
+                await self._store_state(SandboxState.KEPT, {"action": "released", **_named(kept)}, also=remember)
+                self._live = None
+                await self._equipment.backend.destroy(self._id)
+        except IncompleteArchive:
+            return False
+        finally:
+            await self.suspend()
+        return True
 
     async def _pack(self, sandbox: Sandbox, path: Path, *, stays_frozen: bool) -> Kept:
         limit = self._spec().limits.disk_bytes * 2

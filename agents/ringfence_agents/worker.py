@@ -12,17 +12,17 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from ringfence_agents.errors import AgentsError, RunHeld
+from ringfence_agents.errors import RunHeld
 from ringfence_agents.leases import claim
-from ringfence_agents.queue import QueueLimits, decided, next_run, wake_decided
+from ringfence_agents.queue import QueueLimits, decided, long_waiting, next_run, wake_decided
 from ringfence_agents.roster import sign_in, sign_out
 from ringfence_agents.runner import Runner
 from ringfence_agents.runs import RunRecord
 from ringfence_agents.switch import Stop, StopKind
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.port import Store, Transaction, Wakeups
+from ringfence_tools.calls import RunId
 from ringfence_tools.clock import micros
-from ringfence_tools.errors import ToolsError
 from ringfence_tools.progress import Progress, RunMoved, ignore
 
 
@@ -34,6 +34,8 @@ class Pace:
     look_s: float = 0.5
     sweep_s: float = 5.0
     drain_s: float = 30.0
+    release_after_s: float = 1800.0
+    """How long a run waits before its sandbox, suspended until then, is removed and its files are kept."""
 
 
 News = Callable[[], AbstractAsyncContextManager[Wakeups]]
@@ -64,6 +66,7 @@ class Worker:
         self._news = asyncio.Event()
         self._draining = False
         self._driving: set[asyncio.Task[None]] = set()
+        self._releasing: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
         """There may be work: look now. To be called on the event loop."""
@@ -84,7 +87,7 @@ class Worker:
                 self._news.clear()
                 try:
                     if sweep_in_s <= 0:
-                        await self._sweep()
+                        await self._sweep(group)
                         sweep_in_s = self._pace.sweep_s
                     await self._take(group)
                 except LogUnavailable:
@@ -93,8 +96,9 @@ class Worker:
                 await self._rest()
                 sweep_in_s -= self._pace.look_s
             await self._wait_for_drained()
-            if hearing is not None:
-                hearing.cancel()
+            for beside in (hearing, self._releasing):
+                if beside is not None:
+                    beside.cancel()
         try:
             await self._store.write(lambda tx: sign_out(tx, self._runner.worker))
         except LogUnavailable:
@@ -111,7 +115,7 @@ class Worker:
                     except LogUnavailable:
                         continue  # the keeper's own look tries again
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, group: asyncio.TaskGroup) -> None:
         driving, at_once = len(self._driving), self._pace.at_once
 
         def work(tx: Transaction) -> int:
@@ -121,6 +125,17 @@ class Worker:
         now_us = await self._store.write(work)
         if await self._store.read(lambda connection: decided(connection, now_us)):
             await self._store.write(wake_decided)
+        if self._releasing is None or self._releasing.done():
+            since_us = now_us - int(self._pace.release_after_s * 1_000_000)
+            found = await self._store.read(lambda connection: long_waiting(connection, since_us))
+            self._releasing = group.create_task(self._release(found[0])) if found else None
+
+    async def _release(self, run: RunId) -> None:
+        """One at a time, beside the runs in hand. The boundary of a run, as in `_drive`."""
+        try:
+            await self._runner.release(run)
+        except Exception as error:  # noqa: BLE001 - told, and no other run suffers
+            self._progress(RunMoved(run, "parked", f"keeps its sandbox: {type(error).__name__}: {error}"))
 
     async def _rest(self) -> None:
         if self._draining:
@@ -165,5 +180,5 @@ class Worker:
         """The boundary of a run: whatever it raises is told and harms no other run."""
         try:
             await self._runner.drive_claimed(record)
-        except (AgentsError, ToolsError, LogUnavailable) as error:
-            self._progress(RunMoved(record.id, "running", f"left to its lease: {type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - told, and no other run suffers
+            self._progress(RunMoved(record.id, "running", f"let go of it: {type(error).__name__}: {error}"))
