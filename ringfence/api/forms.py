@@ -44,9 +44,6 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-
-
 class Given(BaseModel):
     """What may be sent."""
 
@@ -161,10 +158,10 @@ class Caps(Given):
     """What the run's own budget is set to; a unit that is left out stays as it is."""
 
     reason: Reason
-    usd_micro: Annotated[Whole, Field(ge=0, le=10**12)] | None = None
-    tokens: Annotated[Whole, Field(ge=0, le=10**12)] | None = None
-    tool_calls: Annotated[Whole, Field(ge=0, le=10**9)] | None = None
-    wall_s: Annotated[Whole, Field(ge=0, le=10**8)] | None = None
+    usd_micro: Annotated[int, Field(ge=0, le=10**12), BeforeValidator(_whole)] | None = None
+    tokens: Annotated[int, Field(ge=0, le=10**12), BeforeValidator(_whole)] | None = None
+    tool_calls: Annotated[int, Field(ge=0, le=10**9), BeforeValidator(_whole)] | None = None
+    wall_s: Annotated[int, Field(ge=0, le=10**8), BeforeValidator(_whole)] | None = None
 
 
 class Done(Answered):
@@ -283,7 +280,9 @@ class NewVote(Given):
     verdict: Literal["approve", "deny", "edit", "answer"]
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     width: Literal["once", "task"] = "once"
-    findings: Annotated[list[Annotated[Whole, Field(ge=1, le=1000)]], Field(max_length=1000)] = []
+    findings: Annotated[
+        list[Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)]], Field(max_length=1000)
+    ] = []
     note: Line = ""
     guidance: Words = Field(default="", description="For a denial: what the agent should do instead")
     arguments: Annotated[str, StringConstraints(max_length=8 << 20)] = Field(
@@ -467,7 +466,7 @@ class Me(Answered):
 class NewToken(Given):
     scopes: Annotated[list[Annotated[Permission, Field(strict=False)]], Field(min_length=1, max_length=50)]
     label: Line = ""
-    days: Annotated[Whole, Field(ge=1, le=366)] = 30
+    days: Annotated[int, Field(ge=1, le=366), BeforeValidator(_whole)] = 30
     person: Name | None = Field(default=None, description="For a service account; by people.manage only")
 
 

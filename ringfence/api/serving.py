@@ -25,6 +25,8 @@ from ringfence.auth.provider import Provider, ProviderSettings
 from ringfence.auth.provider_web import HttpsWeb
 from ringfence.auth.sealing import Seal
 from ringfence.errors import Mistake
+from ringfence.notify.notifier import Notifier
+from ringfence.notify.routes import read_routes
 from ringfence.session import Session
 from ringfence.settings import Settings
 from ringfence.wiring import open_workshop
@@ -116,11 +118,13 @@ def serve(session: Session, address: Address, *, has_worker: bool) -> None:
 @asynccontextmanager
 async def living(session: Session, house: House, *, has_worker: bool) -> AsyncIterator[House]:
     """The house with everything that lives beside its requests."""
+    routes = read_routes(session.settings.config / "notify.yaml")
     async with open_workshop(session.settings, session.store, session.directory) as workshop:
         stop = asyncio.Event()
         beside = [
             asyncio.create_task(house.feed.run(), name="feed"),
             asyncio.create_task(house.verdicts.keep(VERIFY_EVERY_S), name="verdicts"),
+            asyncio.create_task(Notifier(house, routes).run(), name="notifier"),
         ]
         working = asyncio.create_task(work(workshop, stop=stop), name="worker") if has_worker else None
         try:

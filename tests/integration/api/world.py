@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-import ringfence_tools.schema  # noqa: F401 every room's tables
+import ringfence.database.tables  # noqa: F401 every room's tables
 from ringfence.api.app import create_app
 from ringfence.api.feed import Feed
 from ringfence.api.house import House, Origin

@@ -250,6 +250,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("subject", name=op.f("pk_login_attempts")),
     )
     op.create_table(
+        "notifications",
+        sa.Column("escalation", sa.BigInteger(), nullable=False),
+        sa.Column("route", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.Column("sent_at", sa.BigInteger(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("escalation", "route", name=op.f("pk_notifications")),
+    )
+    op.create_index("ix_notifications_due", "notifications", ["state", "due_at"], unique=False)
+    op.create_table(
         "opened_findings",
         sa.Column("escalation", sa.BigInteger(), nullable=False),
         sa.Column("person", sa.Text(), nullable=False),
