@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 
 from ringfence_audit.events import Event, Kind
 from ringfence_audit.port import Transaction
@@ -118,6 +118,12 @@ _HELD = Prepared(
         reservations.c.holder == bindparam("in_holder")
     )
 )
+_CAPPED = Prepared(
+    select(budgets.c.unit, exists().where(reservations.c.holder == bindparam("in_holder")).label("is_held")).where(
+        budgets.c.scope == bindparam("in_scope")
+    )
+)
+"""Which units a scope holds, and whether the holder has reserved already: one question for what is mostly no cap."""
 _HOLD = Prepared(insert(reservations), columns=("holder", "scope", "unit", "amount"))
 _LET_GO = Prepared(delete(reservations).where(reservations.c.holder == bindparam("in_holder")))
 _GIVE_BACK = Prepared(
@@ -129,11 +135,15 @@ _GIVE_BACK = Prepared(
 
 def reserve(tx: Transaction, scopes: Sequence[str], amounts: Mapping[Unit, int], *, holder: str) -> Exceeded | None:
     """Reserve every amount in every scope that caps its unit, or nothing and say which cap stood in the way."""
-    if _HELD.first(tx.connection, {"in_holder": holder}) is not None:
-        return None
     taken: list[dict[str, str | int]] = []
     for scope in scopes:
+        capped = _CAPPED.all(tx.connection, {"in_scope": scope, "in_holder": holder})
+        if any(row.is_held for row in capped):
+            return None
+        units = {row.unit for row in capped}
         for unit, amount in amounts.items():
+            if unit.value not in units:
+                continue
             if _TAKE.change(tx.connection, {"in_scope": scope, "in_unit": unit.value, "amount": amount}):
                 taken.append({"holder": holder, "scope": scope, "unit": unit.value, "amount": amount})
                 continue
