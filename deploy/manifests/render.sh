@@ -17,6 +17,7 @@ render 1-rights.yaml --show-only templates/rights.yaml --show-only templates/pol
     --show-only templates/policy-agents.yaml --show-only templates/policy-run-pods.yaml
 render 2-migrate.yaml --show-only templates/migration.yaml
 render 3-control-plane.yaml --show-only templates/config.yaml --show-only templates/state.yaml \
-    --show-only templates/console.yaml --show-only templates/worker.yaml --show-only templates/budgets.yaml \
+    --show-only templates/console.yaml --show-only templates/worker.yaml --show-only templates/egress.yaml \
+    --show-only templates/budgets.yaml \
     --show-only templates/network.yaml
 render 4-attacks.yaml --show-only templates/tests/attacks.yaml

@@ -263,6 +263,33 @@ async def test_a_deployment_makes_no_pod_that_the_agent_could_not_make_itself(pl
         assert await agent.list(kinds.POD, namespace=place.run, selector="app in (forged, foreign)") == []
 
 
+async def test_an_agent_cannot_leave_the_runtime_class_that_its_profile_demands(place: Field) -> None:
+    note = f"{names.RUNTIME_CLASS}=sandboxed"
+    place.installed.kubectl("annotate", "namespace", place.run, note)
+    try:
+        async with place.agent() as agent:
+
+            async def is_refused() -> bool:
+                pod = rights.restricted_pod(place.run, place.image)
+                reply = await agent.attempt("POST", POD(place.run), query={"dryRun": "All"}, body=pod)
+                return reply.status == 422 and b"demands a runtime class" in reply.body
+
+            await until(is_refused)
+    finally:
+        place.installed.kubectl("annotate", "namespace", place.run, f"{names.RUNTIME_CLASS}-")
+
+
+async def test_an_agent_cannot_make_workloads_without_end(place: Field) -> None:
+    async with place.agent() as agent:
+        replies = []
+        for number in range(11):
+            body = deployment(place, f"many-{number}", labels={}, image=place.image)
+            body["spec"] = dict_of(body["spec"]) | {"replicas": 0}
+            replies.append(await send(agent, "POST", kinds.DEPLOYMENT.path(place.run), body))
+        assert b"exceeded quota" in replies[-1].body
+        assert 201 in {reply.status for reply in replies}
+
+
 async def test_an_agents_workloads_run_beside_the_sandbox(place: Field) -> None:
     command: Json = [{"name": "main", "image": place.image, "command": ["sleep", "60"]}]
     async with place.agent() as agent:

@@ -124,6 +124,7 @@ def reader(cluster: Cluster, own_postgres: PostgresServer, tmp_path: Path) -> It
                 "state: {enabled: false}\n": (
                     f"state: {{enabled: false}}\nnetworkPolicy: {{databasePort: {port}}}\n"
                     "console: {resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 1Gi}}}\n"
+                    "egress: {replicas: 1, resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 512Mi}}}\n"
                 ),
             },
         )

@@ -23,6 +23,8 @@ STATE: Final = "ringfence/state"
 POOL: Final = "ringfence/pool"
 CLAIMED_AT: Final = "ringfence/claimed-at"
 SPEC_DIGEST: Final = "ringfence/spec-digest"
+RUNTIME_CLASS: Final = "ringfence/runtime-class"
+"""On the namespace: what the profile demands of every pod in it; admission holds an agent's pods to it as well."""
 INSTANCE: Final = "ringfence/instance"
 """Which installation of the control plane made the namespace: a sweeper touches only its own."""
 

@@ -76,6 +76,8 @@ def namespace_object(namespace: str, spec: SandboxSpec, settings: ClusterSetting
         labels[f"pod-security.kubernetes.io/{mode}"] = "restricted"
         labels[f"pod-security.kubernetes.io/{mode}-version"] = "latest"
     annotations: dict[str, Json] = {names.SPEC_DIGEST: shape_digest(spec, settings)}
+    if spec.runtime_class:
+        annotations[names.RUNTIME_CLASS] = spec.runtime_class
     if state == "pooled":
         labels[names.POOL] = shape_digest(spec, settings)
         if profile := spec.labels.get("profile"):
@@ -160,6 +162,10 @@ def resource_quota(namespace: str, spec: SandboxSpec, settings: ClusterSettings)
         "count/configmaps": "20" if has_workloads else "2",
         "secrets": "2",
     }
+    if has_workloads:
+        # what an agent makes without end would be the control plane's burden, not its own
+        hard |= {"count/deployments.apps": "10", "count/statefulsets.apps": "10", "count/replicasets.apps": "50"}
+        hard |= {"count/jobs.batch": "20", "count/cronjobs.batch": "10"}
     if settings.has_storage_limits:
         hard["limits.ephemeral-storage"] = str(limits.disk_bytes * times + FIRST_DISK_BYTES)
     if limits.cpus is not None:

@@ -59,12 +59,27 @@ seccompProfile: {type: RuntimeDefault}
 {{- $form | toJson -}}
 {{- end -}}
 
+{{/* The same with the way out and the prepared namespaces, for what drives runs and holds the keys. */}}
+{{- define "ringfence.clusterWhole" -}}
+{{- $form := include "ringfence.cluster" . | fromJson -}}
+{{- if .Values.egress.enabled -}}
+{{- $egress := dict "key" "/var/lib/ringfence/state/egress.key" "port" 3128 -}}
+{{- if .Values.egress.address -}}{{- $egress = merge $egress (dict "address" .Values.egress.address "cidr" .Values.egress.cidr) -}}{{- end -}}
+{{- $form = merge $form (dict "egress" $egress) -}}
+{{- end -}}
+{{- with .Values.sandbox.pool -}}{{- $form = merge $form (dict "pool" .) -}}{{- end -}}
+{{- $form | toJson -}}
+{{- end -}}
+
 {{- define "ringfence.env" -}}
 - {name: RINGFENCE_HOME, value: /var/lib/ringfence/state}
 - {name: RINGFENCE_CONFIG, value: /etc/ringfence}
 - {name: RINGFENCE_DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ .Values.database.secret | quote }}, key: dsn}}}
-- {name: RINGFENCE_KUBERNETES, value: {{ include "ringfence.cluster" . | quote }}}
+- {name: RINGFENCE_KUBERNETES, value: {{ include "ringfence.clusterWhole" . | quote }}}
 - {name: HOME, value: /tmp}
+{{- with .Values.egress.settings }}
+- {name: RINGFENCE_EGRESS, value: {{ . | toJson | quote }}}
+{{- end }}
 {{- if .Values.model.baseUrl }}
 - {name: OPENAI_BASE_URL, value: {{ .Values.model.baseUrl | quote }}}
 {{- end }}
@@ -89,6 +104,10 @@ seccompProfile: {type: RuntimeDefault}
   {{- else }}
   emptyDir: {sizeLimit: 10Gi}
   {{- end }}
+{{ include "ringfence.sharedVolumes" . }}
+{{- end -}}
+
+{{- define "ringfence.sharedVolumes" -}}
 - {name: tmp, emptyDir: {sizeLimit: 2Gi}}
 - {name: keys, secret: {secretName: {{ include "ringfence.keys" . | quote }}, defaultMode: 288}}
 - name: config
@@ -116,7 +135,7 @@ seccompProfile: {type: RuntimeDefault}
       umask 077
       mkdir -p /var/lib/ringfence/state
       cd /var/lib/ringfence/state
-      for key in audit people originals sandbox; do
+      for key in audit people originals sandbox egress; do
         cp "/keys/$key.key" ".$key.$HOSTNAME"
         mv ".$key.$HOSTNAME" "$key.key"
       done
