@@ -63,7 +63,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "ringfence.clusterWhole" -}}
 {{- $form := include "ringfence.cluster" . | fromJson -}}
 {{- if .Values.egress.enabled -}}
-{{- $egress := dict "key" "/var/lib/ringfence/state/egress.key" "port" 3128 -}}
+{{- $egress := dict "key" "/var/lib/ringfence/state/egress-proxy.secret" "port" 3128 -}}
 {{- if .Values.egress.address -}}{{- $egress = merge $egress (dict "address" .Values.egress.address "cidr" .Values.egress.cidr) -}}{{- end -}}
 {{- $form = merge $form (dict "egress" $egress) -}}
 {{- end -}}
@@ -135,9 +135,9 @@ seccompProfile: {type: RuntimeDefault}
       umask 077
       mkdir -p /var/lib/ringfence/state
       cd /var/lib/ringfence/state
-      for key in audit people originals sandbox egress; do
-        cp "/keys/$key.key" ".$key.$HOSTNAME"
-        mv ".$key.$HOSTNAME" "$key.key"
+      for key in audit.key people.key originals.key sandbox.key egress-proxy.secret; do
+        cp "/keys/$key" ".$key.$HOSTNAME"
+        mv ".$key.$HOSTNAME" "$key"
       done
   securityContext: {{ include "ringfence.security" . }}
   resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {memory: 64Mi}}
