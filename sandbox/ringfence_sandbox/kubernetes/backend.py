@@ -213,7 +213,8 @@ class KubernetesBackend(Backend):
         )
         for thing in made.orchestrator:
             await self.api.apply(thing)
-        await _together(self.api.apply(thing) for thing in made.fence)
+        is_fresh = bool(made.orchestrator)
+        await _together(self._apply_early(thing, is_fresh=is_fresh) for thing in made.fence)
         pod = await self._apply_pod(made.pod)
         return await waiting.until_running(self.api, namespace, pod, timeout_s=self.settings.start_timeout_s)
 
@@ -224,6 +225,17 @@ class KubernetesBackend(Backend):
             closed_within_s=self.settings.closed_within_s,
             is_open_reported=spec.is_reduced_allowed,
         )
+
+    async def _apply_early(self, thing: Object, *, is_fresh: bool) -> Object:
+        """A right that was bound just now may not be known to the authoriser for a moment, which answers 403."""
+        for attempt in range(40):
+            try:
+                return await self.api.apply(thing)
+            except RequestRefused as error:
+                if not is_fresh or error.status != 403 or attempt == 39:
+                    raise
+                await asyncio.sleep(0.05)
+        raise AssertionError("unreachable")
 
     async def _apply_pod(self, pod: Object) -> Object:
         """The quota counts only once its controller has seen it; until then the pod is refused for a moment."""
