@@ -16,11 +16,12 @@ class Settings:
     to read), `environment` (of every command), `readable` and `writable` (what Landlock leaves open; neither: no
     Landlock), `hidden` (with it everything at the root but these is readable too: an image that nobody here knows),
     `git` (its path; absent: the one on PATH) and `git_environment` (of git alone), `limits` (`memory_bytes`,
-    `disk_bytes`, `processes`, `open_files`, `file_size_bytes`, `output_bytes`, `tmp_bytes`, `cpus`), `disk_paths`
-    (directories that `disk_bytes` bounds together), `egress_fd` (a Unix socket to hand the listener out by),
-    `is_limited_by_rlimit` (False where a container's runtime holds the limits), `fence` (`linux`, `gvisor` or
-    `container`: which layers there must be, and which probes fit), `host_namespaces` (what /proc/self/ns says outside,
-    to compare with), `is_confined`, `is_hardened` (False only in tests, to see a probe fail).
+    `disk_bytes`, `processes`, `open_files`, `file_size_bytes`, `output_bytes`, `tmp_bytes`, `cpus`,
+    `disk_reserve_bytes`: what the disk keeps for the machine), `disk_paths` (directories that `disk_bytes` bounds
+    together), `egress_fd` (a Unix socket to hand the listener out by), `is_limited_by_rlimit` (False where a
+    container's runtime holds the limits), `fence` (`linux`, `gvisor` or `container`: which layers there must be, and
+    which probes fit), `host_namespaces` (what /proc/self/ns says outside, to compare with), `is_confined`,
+    `is_hardened` (False only in tests, to see a probe fail).
     """
 
     def __init__(self, config: Header) -> None:
@@ -44,6 +45,7 @@ class Settings:
         self.file_size_bytes = _number(limits, "file_size_bytes", 0)
         self.output_bytes = _number(limits, "output_bytes", 64 << 20)
         self.cpus = _number(limits, "cpus", 0)
+        self.disk_reserve_bytes = _number(limits, "disk_reserve_bytes", 0)
         self.tmp_bytes = _number(limits, "tmp_bytes", 0)
         self.fence = str(config.get("fence", "container"))
         self.host_namespaces = {str(k): str(v) for k, v in _object(config, "host_namespaces").items()}

@@ -38,6 +38,7 @@ class Watch:
         self._disk_used = 0
         self._disk_told = 0
         self._disk_walk_after = 0.0
+        self._reserve = server.settings.disk_reserve_bytes
         self._is_walking = False
 
     def start(self) -> None:
@@ -71,7 +72,7 @@ class Watch:
         if held + sum(process.resident_pages for process in found.values()) * PAGE <= limit:
             return
         # Resident size counts a shared page once for each process; only the proportional size is the truth.
-        sizes = {pid: proportional_bytes(pid, found[pid].resident_pages * PAGE) for pid in found}
+        sizes = {pid: proportional_bytes(pid) for pid in found}
         if held + sum(sizes.values()) > limit:
             self._end_heaviest(found, sizes, f"memory: more than {limit} bytes")
 
@@ -101,11 +102,11 @@ class Watch:
         limit = self._settings.disk_bytes
         if not limit or not self._settings.disk_paths or self._is_walking or monotonic() < self._disk_walk_after:
             return
-        system = os.statvfs(self._settings.disk_paths[0])
-        free = system.f_bavail * system.f_frsize
+        free = _free_bytes(self._settings.disk_paths[0])
         taken = self._disk_free - free
+        is_scarce = free < self._reserve
         # What others write to the same disk counts here too, which only makes for a walk in vain.
-        if self._disk_free < 0 or taken > max(1 << 20, (limit - self._disk_used) // 8):
+        if self._disk_free < 0 or taken > (1 << 20 if is_scarce else max(1 << 20, (limit - self._disk_used) // 8)):
             self._disk_free = free
             self._walk()
 
@@ -134,27 +135,48 @@ class Watch:
         self._server.loop.watch(reading, 1, done)
 
     def _judge_disk(self, used: int) -> None:
-        """Over the limit and still growing ends every command. Over it but shrinking is somebody tidying up."""
-        self._disk_used = used
+        """Over the limit and still growing ends every command. Over it but shrinking is somebody tidying up.
+
+        So does growing on a disk that has nothing to spare, whatever the limit: the machine goes on.
+        """
+        grown, self._disk_used = used - self._disk_used, used
         limit = self._settings.disk_bytes
-        if used > limit and used > self._disk_told:
+        reason = f"disk: {used} bytes where {limit} are allowed"
+        is_over = used > limit and used > self._disk_told
+        if not is_over and grown > 1 << 20 and _free_bytes(self._settings.disk_paths[0]) < self._reserve:
+            is_over, reason = True, f"disk: {used} bytes, and the machine's disk has no more to spare"
+        if is_over:
             self._disk_told = used
             for call in list(self._server.runner.by_keeper.values()):
-                call.end("limit", f"disk: {used} bytes where {limit} are allowed")
+                call.end("limit", reason)
         elif used <= limit:
             self._disk_told = 0
 
 
-def proportional_bytes(pid: int, otherwise: int) -> int:
-    """A process's share of memory: private pages, and of each shared page its part."""
+def proportional_bytes(pid: int) -> int:
+    """A process's share of memory: private pages, and of each shared page its part. 0 for one that has ended."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             for line in file:
                 if line.startswith(b"Pss:"):
                     return int(line.split()[1]) << 10
     except (OSError, ValueError):
-        return otherwise
-    return otherwise
+        return _resident_bytes(pid)
+    return _resident_bytes(pid)
+
+
+def _resident_bytes(pid: int) -> int:
+    """What it holds now, where its share cannot be had: nothing, where it has ended since it was listed."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _free_bytes(path: str) -> int:
+    system = os.statvfs(path)
+    return system.f_bavail * system.f_frsize
 
 
 def used_bytes(folders: list[str]) -> int:

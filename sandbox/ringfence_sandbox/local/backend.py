@@ -40,6 +40,9 @@ from ringfence_sandbox.local.trust import TRUST, own_trust, shared_trust
 from ringfence_sandbox.local.uids import UidLeases
 
 WRITABLE = ("/workspace", bwrap.HOME, "/tmp", "/dev", "/proc")  # noqa: S108 - inside
+DISK_RESERVE_BYTES = 2 << 30
+"""What stays free on the disk of the workspaces, or a twentieth of it where that is less."""
+RESERVE_PART = 20
 REACH = Path("/run/ringfence-reach")
 
 
@@ -254,7 +257,7 @@ class LocalBackend(Backend):
             "writable": [*WRITABLE],
             "is_confined": self._fence.has_landlock,
             "disk_paths": ["/workspace", bwrap.HOME],
-            "limits": _limits(spec.limits) if self._fence.has_limits else {},
+            "limits": _limits(spec.limits, self._layout.root) if self._fence.has_limits else {},
             "fence": "linux",
             "host_namespaces": dict(ground.namespaces),
             "is_hardened": self._fence.hardens_server,
@@ -302,8 +305,16 @@ def _is_for_all(path: Path) -> bool:
     return path.exists() and bool(path.stat().st_mode & stat.S_IROTH)
 
 
-def _limits(limits: Limits) -> dict[str, wire.Json]:
-    return {name: getattr(limits, name) for name in limits.__slots__}
+def _limits(limits: Limits, root: Path) -> dict[str, wire.Json]:
+    """The spec's limits, and no more than this machine can spare: a limit larger than it is would be none."""
+    found: dict[str, wire.Json] = {name: getattr(limits, name) for name in limits.__slots__}
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    disk = os.statvfs(root)
+    return {
+        **found,
+        "memory_bytes": min(limits.memory_bytes, memory * 3 // 4),
+        "disk_reserve_bytes": min(DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_PART),
+    }
 
 
 def find_bwraps() -> list[Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +131,24 @@ async def test_what_an_earlier_call_left_is_ended_when_it_outgrows_the_sandbox(t
     code = "import time; time.sleep(0.3); x = bytearray(b'x') * (150 << 20); time.sleep(60)"
     await tight.sh(f'for i in 1 2; do python3 -c "{code}" >/dev/null 2>&1 & done')
     assert "time.sleep(60)" not in await tight.says("sleep 2; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+
+
+async def test_a_disk_filler_is_ended_before_the_machines_disk_is_full(
+    tight: Box, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = os.statvfs(tmp_path)
+    # As if all that is free now were to be kept for the machine.
+    monkeypatch.setattr("ringfence_sandbox.local.backend.DISK_RESERVE_BYTES", system.f_bavail * system.f_frsize)
+    monkeypatch.setattr("ringfence_sandbox.local.backend.RESERVE_PART", 1)
+    spec = replace(tight.spec, id=SandboxId("scarce-1"), limits=replace(TIGHT, disk_bytes=8 << 30))
+    sandbox = await tight.backend.create(spec)
+    try:
+        await sandbox.load(bundle)
+        fill = "for i in $(seq 1 100); do head -c 4000000 /dev/zero > fill$i || exit 1; done; sleep 20"
+        outcome = await sandbox.perform(Exec(tight.call(), 1, ("bash", "-c", fill), timeout_s=60))
+        assert outcome.ending is Ending.LIMIT
+        assert outcome.detail.endswith("the machine's disk has no more to spare")
+        tidied = await sandbox.perform(Exec(tight.call(), 1, ("bash", "-c", "rm -f fill*; echo small > x; sleep 0.5")))
+        assert tidied.ending is Ending.DONE
+    finally:
+        await tight.backend.destroy(spec.id)
