@@ -82,6 +82,8 @@ class Feed:
         self._streams: set[Stream] = set()
         self._by_run: dict[str, set[Stream]] = {}
         self._closed = False
+        self.ready = asyncio.Event()
+        """Set once news are told."""
         self.position = -1
         """The last entry that was told."""
         self.looked_at = 0.0
@@ -95,6 +97,7 @@ class Feed:
         """Look for news until cancelled. A database that is away is waited for."""
         try:
             self.position = await self._store.read(_newest)
+            self.ready.set()
             while True:
                 with contextlib.suppress(LogUnavailable):
                     while await self._look() == BATCH:
