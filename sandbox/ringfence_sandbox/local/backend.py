@@ -87,6 +87,7 @@ class LocalBackend(Backend):
         self._ground: Ground | None = None
         self._lock = asyncio.Lock()
         self._has_proved = False
+        self._proving = asyncio.Lock()
         self._live: dict[SandboxId, LocalSandbox] = {}
 
     @property
@@ -165,8 +166,7 @@ class LocalBackend(Backend):
         sandbox = LocalSandbox(self, spec, launched, egress)
         try:
             sandbox.require(sandbox.layers)
-            if not self._has_proved:
-                await self._prove_kind(sandbox)
+            await self._prove_kind(sandbox)
             await sandbox.open_way_out(launched)
         except BaseException:
             await sandbox.end()
@@ -176,6 +176,13 @@ class LocalBackend(Backend):
 
     async def _prove_kind(self, sandbox: LocalSandbox) -> None:
         """Every probe, before the first sandbox of this kind is used: once for this boot, this fence and this code."""
+        if self._has_proved:
+            return
+        async with self._proving:
+            if not self._has_proved:
+                await self._prove_first(sandbox)
+
+    async def _prove_first(self, sandbox: LocalSandbox) -> None:
         ground = await self._prepared()
         parts = (boot_id(), os.uname().release, str(os.geteuid()), str(ground.bwrap), ground.artifact.name)
         digest = hashlib.sha256(repr((*parts, self._fence, ground.seccomp, ground.tree)).encode()).hexdigest()[:16]

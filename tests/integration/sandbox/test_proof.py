@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -273,4 +274,17 @@ async def test_another_copy_of_bubblewrap_is_tried_with_the_full_stack_before_gi
             with pytest.raises(IsolationUnavailable, match="uid map"):
                 await backend.check()
     finally:
+        await backend.close()
+
+
+async def test_sandboxes_that_start_at_once_are_proved_once(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path / "state")
+    specs = [SandboxSpec(SandboxId(f"at-once-{number}")) for number in range(4)]
+    try:
+        made = await asyncio.gather(*(backend.create(spec) for spec in specs))
+        proofs = [layer for sandbox in made for layer in sandbox.layers if layer.name == "proof of this machine"]
+        assert len(proofs) == 1
+    finally:
+        for spec in specs:
+            await backend.destroy(spec.id)
         await backend.close()
