@@ -105,13 +105,14 @@ def _judge_known(error: BaseException) -> Verdict | None:
         RunNotFound,
         StepNotKept,
     )
-    from ringfence_audit.errors import AuditError, InvalidExport, LogUnavailable
+    from ringfence_audit.errors import AuditError, EntryNotFound, InvalidExport, LogUnavailable
     from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, WorkspaceRefused
     from ringfence_tools.errors import (
         EscalationClosed,
         LeaseLost,
         NotAllowedToVote,
         NotFound,
+        PolicyError,
         ProfileInvalid,
         ToolsError,
     )
@@ -132,8 +133,10 @@ def _judge_known(error: BaseException) -> Verdict | None:
         (SandboxError, Exit.FAILED),
         (LogUnavailable, Exit.UNAVAILABLE),
         (InvalidExport, Exit.EVIDENCE),
+        (EntryNotFound, Exit.USAGE),
         (AuditError, Exit.FAILED),
         (ProfileInvalid, Exit.USAGE),
+        (PolicyError, Exit.USAGE),
         (NotFound, Exit.USAGE),
         (EscalationClosed, Exit.REFUSED),
         (NotAllowedToVote, Exit.REFUSED),

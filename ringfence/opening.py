@@ -31,6 +31,7 @@ from ringfence_sandbox.ssh_source import bundle_over_ssh, place_of
 from ringfence_tools.calls import RunId
 from ringfence_tools.egress import CloneEgress, is_listed
 from ringfence_tools.people import Person
+from ringfence_tools.policy import Policy
 from ringfence_tools.profile import Profile, parse_profile, pin_profile
 
 TASK_LIMIT_CHARS = 32 << 10
@@ -73,6 +74,7 @@ async def open_order(
     if order.sandbox is not None:
         document = with_sandbox(document, order.sandbox, workshop.settings)
     profile = parse_profile(document.encode(), order.profile)
+    Policy.compile(profile)
     _check_allowed(profile, order.repository, person)
     team = order.team or next(iter(sorted(set(profile.teams) & person.groups)), "")
     await check_team(workshop.store, profile, team)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import Connection
-
 from ringfence_agents.model import Model, ToolSchema
 from ringfence_agents.runs import RunRecord
 from ringfence_sandbox.contract import Backend, Bundle, EgressGatekeeper, SandboxId, SandboxSpec
@@ -55,8 +53,7 @@ class Equipment:
     """What the profile of a run gives it. Built by wiring for a `RunRecord`, again at every lease.
 
     `spec` and `bundle` describe the run's sandbox and its repository; `egress` is the gatekeeper of its network, or
-    None where it has none. `scopes` are budgets beside the run's own (`team:NAME:YYYY-MM`). `audit_head` names the
-    log's head for the result. `on_end` is called once the run is over, before its sandbox is destroyed.
+    None where it has none. `scopes` are budgets beside the run's own (`team:NAME:YYYY-MM`).
     """
 
     gate: Door
@@ -68,7 +65,6 @@ class Equipment:
     artifacts: Path
     egress: Callable[[RunRecord], EgressGatekeeper | None] = field(default=lambda _: None)
     scopes: Callable[[RunRecord], tuple[str, ...]] = field(default=lambda _: ())
-    audit_head: Callable[[Connection], str] = field(default=lambda _: "")
     limits: Limits = field(default_factory=Limits)
 
 

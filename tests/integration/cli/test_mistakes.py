@@ -16,12 +16,20 @@ from tests.integration.cli.repositories import make_repository
 HEAD = '{"kind": "transcript", "version": 1, "model": "test"}\n'
 FINISH = '{"kind": "answer", "tool_calls": [{"name": "finish", "arguments": {"status": "success", "summary": "x"}}]}\n'
 
+PROFILE = """\
+apiVersion: ringfence.dev/v1
+kind: Profile
+metadata: {name: broken, owner: owner, version: 1}
+cedar: "permit ("
+"""
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     make_repository(tmp_path / "project", {"app.py": "x = 1\n", "deep/x": ""})
     (tmp_path / "transcript.jsonl").write_text(HEAD + FINISH)
     (tmp_path / "broken.jsonl").write_text("nope\n")
+    (tmp_path / "cedar.yaml").write_text(PROFILE)
     return tmp_path
 
 
@@ -57,6 +65,7 @@ REPLAY = ("--model", "replay:transcript.jsonl")
         (("run", "--repo", "project", "--model", "replay:broken.jsonl", "x"), Exit.USAGE, "line 1"),
         (("run", "--repo", "project", *REPLAY, "--budget", "usd=many", "x"), Exit.USAGE, "usd=2.50,tool_calls=100"),
         (("run", "--repo", "http://example.org/x.git", *REPLAY, "x"), Exit.USAGE, "https"),
+        (("run", "--repo", "project", "--profile", "cedar.yaml", *REPLAY, "x"), Exit.USAGE, "policies cannot be read"),
         (("profile", "write", "absent/x.yaml"), Exit.USAGE, "Check the path"),
     ],
 )
