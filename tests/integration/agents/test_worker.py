@@ -49,7 +49,7 @@ class Gated(ScriptedModel):
 
 
 async def until(house: House, runs: list[RunId], states: set[RunState]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while {(await house.record(run)).state for run in runs} - states:
             await asyncio.wait({asyncio.create_task(house.record())}, timeout=1)
 
