@@ -75,6 +75,22 @@ async def test_start_exec_and_destroy(tmp_path: Path) -> None:
 
 
 @pytest.mark.bench
+async def test_a_tree_after_its_limit(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path / "state")
+    sandbox = await backend.create(SandboxSpec(SandboxId("tree-1")))
+    command = "trap '' TERM; for i in $(seq 10); do setsid sleep 300 & done; sleep 301"
+    after = []
+    for number in range(15):
+        action = Exec(CallId(f"b/2/{number}/n"), 1, ("bash", "-c", command), timeout_s=0.3)
+        outcome = await sandbox.perform(action)
+        assert outcome.ending is Ending.TIMEOUT
+        after.append(outcome.duration_ms - 300.0)
+    _told("a tree of twelve, from its limit to its burial", after)
+    await backend.destroy(SandboxId("tree-1"))
+    await backend.close()
+
+
+@pytest.mark.bench
 async def test_a_hundred_at_once(tmp_path: Path) -> None:
     backend = LocalBackend(tmp_path / "state")
     await backend.check()

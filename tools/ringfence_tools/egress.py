@@ -56,7 +56,7 @@ class RunEgress:
         """Decide, and return once the entry is durable. Whatever is raised here means refusal to the proxy."""
         access = access_of(request)
         decided = self.policy.decide("egress", (access,))
-        if request.is_plain and not is_listed(self.network.plain, request.host, request.port):
+        if request.is_plain and not self._is_plain_allowed(request):
             said = f"Use https. A profile can name {request.host} under network.plain; a grant cannot open this."
             return await self._refuse(request, decided, rule=NO_PLAIN, instead=said)
         if self._is_handshake(request):
@@ -107,6 +107,11 @@ class RunEgress:
             is_private_allowed=is_listed(self.network.private, request.host, request.port),
             ends_tls=True,
         )
+
+    def _is_plain_allowed(self, request: EgressRequest) -> bool:
+        """By name, or by a port that means nothing else: `example.org` alone is open by TLS only."""
+        named = (*self.network.plain, *(pattern for pattern in self.network.allow if pattern.endswith(":80")))
+        return is_listed(named, request.host, request.port)
 
     def _is_handshake(self, request: EgressRequest) -> bool:
         is_named = is_listed(self.network.opened, request.host, request.port) or self._credential(request) is not None

@@ -145,8 +145,14 @@ async def test_plain_http_is_refused_although_granted_unless_the_profile_names_t
     assert (verdict.is_allowed, verdict.rule) == (False, "plain-http")
     assert "https" in verdict.instead
     assert "request_access" not in verdict.instead
-    named = Network(plain=("index.example",))
-    assert (await egress(store, FakePolicy(), network=named, clock=clock).admit(plain)).is_allowed
+    for named, is_open in (
+        (Network(plain=("index.example",)), True),
+        (Network(allow=("index.example:80",)), True),
+        (Network(allow=("index.example",)), False),
+    ):
+        at_port = replace(plain, port=80)
+        keeper = egress(store, FakePolicy(), network=named, clock=clock)
+        assert (await keeper.admit(at_port)).is_allowed is is_open
 
 
 async def test_a_handshake_that_the_proxy_ends_uses_no_grant_up(store: SqlStore, clock: Clock) -> None:
