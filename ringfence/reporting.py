@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from ringfence.errors import Mistake
 from ringfence.escaping import visible
@@ -18,8 +18,8 @@ from ringfence.exporting import write_export
 from ringfence.settings import Settings
 from ringfence.verifying import Against, verdict_of_log
 from ringfence_audit import export
+from ringfence_audit.anchors import anchored_size
 from ringfence_audit.query import Filter, matching
-from ringfence_audit.records import anchors
 from ringfence_audit.report import Reach, make_report
 from ringfence_audit.store import SqlStore
 
@@ -29,9 +29,8 @@ def report_as_of(settings: Settings, store: SqlStore, moment: datetime) -> str:
     verdict = verdict_of_log(settings, store, Against())
 
     def work(connection: Connection) -> tuple[list[str], str]:
-        anchored = connection.execute(select(func.max(anchors.c.size))).scalar() or 0
         note = export.newest_note(connection) or "none"
-        reach = Reach(verdict.size, verdict.covered, int(anchored), verdict.text, note)
+        reach = Reach(verdict.size, verdict.covered, anchored_size(connection), verdict.text, note)
         report = make_report(matching(connection, Filter(), oldest_first=True), moment)
         return report.lines(reach), note
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -79,3 +79,8 @@ def remembered(connection: Connection, sink: str) -> list[str]:
     """Our own copies of what went to a sink, the newest last."""
     found = select(anchors.c.note).where(anchors.c.sink == sink).order_by(anchors.c.size)
     return list(connection.execute(found).scalars())
+
+
+def anchored_size(connection: Connection) -> int:
+    """How many entries the newest checkpoint covers that any sink took, by our own copies."""
+    return int(connection.execute(select(func.max(anchors.c.size))).scalar() or 0)
