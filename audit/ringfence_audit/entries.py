@@ -8,9 +8,10 @@ null, `time` is the database's clock in RFC 3339 with microseconds, UTC.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -31,8 +32,7 @@ _SMALL_EVENT = BLOB_LIMIT * 2
 """Bytes of an event below which no single value need be looked at again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """An event in canonical bytes that waits for its place in its stream."""
 
     event: bytes
@@ -43,6 +43,7 @@ class Prepared:
     kind: Kind
 
 
+_NAMES_KEPT = 10_000
 _NO_BLOBS: Mapping[str, bytes] = MappingProxyType({})
 
 
@@ -51,6 +52,8 @@ class Preparer:
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
+        self._moment: tuple[datetime, str] | None = None
+        self._names: dict[str, bytes] = {}
 
     def prepare(self, event: Event, now: datetime, connection: Connection | None = None) -> Prepared:
         """`connection` is the transaction's, for the keys of personal fields. Raises `InvalidEvent`."""
@@ -82,7 +85,21 @@ class Preparer:
             box = self._redactor.originals
             data = with_original(data, box.seal(encode(plain(event.data))), box.id, blobs)
             body = _encode_event(event, data)
-        return Prepared(body, event.run, encode(event.run), timestamp(now), blobs or _NO_BLOBS, event.kind)
+        return Prepared(body, event.run, self._name(event.run), self._time(now), blobs or _NO_BLOBS, event.kind)
+
+    def _time(self, now: datetime) -> str:
+        """A transaction's moment is the same for all its events, and a batch's for all its transactions."""
+        if self._moment is None or self._moment[0] is not now:
+            self._moment = (now, timestamp(now))
+        return self._moment[1]
+
+    def _name(self, run: str) -> bytes:
+        known = self._names.get(run)
+        if known is None:
+            if len(self._names) > _NAMES_KEPT:
+                self._names.clear()
+            known = self._names[run] = encode(run)
+        return known
 
 
 def _encode_event(event: Event, data: JsonValue) -> bytes:
