@@ -159,20 +159,14 @@ def test_the_release_knows_its_migrations_in_their_order() -> None:
 
 
 def test_every_module_that_defines_a_table_is_known_to_the_migrations() -> None:
-    imported = {
-        alias.name
-        for module in modules()
-        if module.name == tables.__name__
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    defining = {
-        module.name
-        for module in modules()
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "sqlalchemy" and "Table" in {a.name for a in node.names}
-    }
+    defining: set[str] = set()
+    imported: set[str] = set()
+    for module in modules():
+        for node in module.tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module == "sqlalchemy":
+                defining |= {module.name} if "Table" in {alias.name for alias in node.names} else set()
+            elif isinstance(node, ast.Import) and module.name == tables.__name__:
+                imported |= {alias.name for alias in node.names}
     assert defining - {tables.__name__} == imported & defining
 
 
