@@ -15,11 +15,13 @@ import typer
 from ringfence.commands import (
     admin,
     audit,
+    context,
     db,
     deliver,
     demo,
     doctor,
     grants,
+    login,
     profile,
     review,
     run,
@@ -51,6 +53,8 @@ app.command()(stop.stop)
 app.command()(worker.worker)
 app.command()(serve.serve)
 app.add_typer(admin.group, name="admin")
+app.command()(login.login)
+app.add_typer(context.group, name="context")
 app.add_typer(db.group, name="db")
 app.command()(doctor.doctor)
 app.add_typer(demo.group, name="demo")

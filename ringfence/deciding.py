@@ -96,7 +96,7 @@ async def _press(session: Session, found: Escalation, reader: Reader, key: str) 
             guidance = await ask_until("What should the agent do instead? (Enter for nothing) ", _never)
             return await cast_denial(session, found, guidance=guidance or "", is_stop=key == "D")
         case "e":
-            return await cast_edit(session, found, arguments_text=edited_arguments(session, found), note="")
+            return await cast_edit(session, found, arguments_text=edited_arguments(output, found), note="")
         case "s":
             show_card(output, found)
         case _:

@@ -94,9 +94,9 @@ async def cast_answer(session: Session, found: Escalation, *, text: str) -> Esca
     return await session.store.write(lambda tx: voting.answer(tx, found, session.person, text=text))
 
 
-def edited_arguments(session: Session, found: Escalation) -> str:
+def edited_arguments(output: Output, found: Escalation) -> str:
     """The arguments as the person leaves them in their editor. Raises `Mistake` where nothing was changed."""
-    if not session.output.is_interactive:
+    if not output.is_interactive:
         raise Mistake("there is no terminal to edit at", fix="Give the new arguments with --arguments JSON")
     before = voting.pretty_arguments(found)
     after = edit_text(before, suffix=".json")

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from ringfence.contexts import Contexts
 from ringfence.directory import LocalDirectory, current_user
 from ringfence.errors import Mistake
 from ringfence.local_store import open_store
@@ -46,6 +47,11 @@ class Session:
 def open_session(*, is_json: bool, must_exist: bool = True) -> Iterator[Session]:
     """Open the state folder. With `must_exist`, a folder that no run has used yet is a `Mistake`: asking makes none."""
     settings = load_settings()
+    if Contexts.read(settings.config).active() is not None:
+        raise Mistake(
+            "this command works on this machine's state, and the context in use is a server",
+            fix="`ringfence context use local`, or use the server's console",
+        )
     if must_exist and settings.database_url is None and not settings.database.exists():
         raise Mistake(
             f"nothing has run here yet ({settings.home} holds no log)",

@@ -196,6 +196,13 @@ class VoteOut(Answered):
         )
 
 
+class AccessOut(Answered):
+    """One thing that the call touches and that is asked about."""
+
+    family: str
+    resource: str
+
+
 class EscalationOut(Answered):
     """`digest` is what a vote must carry; `is_as_shown` says that the arguments hash to it."""
 
@@ -223,6 +230,8 @@ class EscalationOut(Answered):
     before: str
     grant: str
     findings: list[FindingOut]
+    accesses: list[AccessOut]
+    card: dict[str, object] = Field(description="The card as it is stored; the fields above are its parts")
     opened_at: datetime
     expires_at: datetime
     settled_at: datetime | None
@@ -259,6 +268,8 @@ class EscalationOut(Answered):
                 FindingOut(number=n, code=one.code.value, summary=one.summary, details=list(one.details))
                 for n, one in enumerate(card.findings, 1)
             ],
+            accesses=[AccessOut(family=one.family.value, resource=one.resource) for one in found.accesses],
+            card=dict(found.card),
             opened_at=moment(found.opened_at),
             expires_at=moment(found.expires_at),
             settled_at=None if found.settled_at is None else moment(found.settled_at),

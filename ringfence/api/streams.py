@@ -30,11 +30,12 @@ EVENTS: dict[int | str, dict[str, object]] = {
 
 def stream(feed: Feed, interest: Interest, *, after: int | None, still_may: StillMay) -> StreamingResponse:
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    body = _events(feed, interest, after=after, still_may=still_may)
+    body = events(feed, interest, after=after, still_may=still_may)
     return StreamingResponse(body, media_type="text/event-stream", headers=headers)
 
 
-async def _events(feed: Feed, interest: Interest, *, after: int | None, still_may: StillMay) -> AsyncIterator[bytes]:
+async def events(feed: Feed, interest: Interest, *, after: int | None, still_may: StillMay) -> AsyncIterator[bytes]:
+    """What the stream sends: first what was missed behind `after`, then each entry as it becomes durable."""
     with feed.listen(interest) as listening:
         told = feed.position if after is None else after
         yield f"retry: 2000\nid: {told}\n\n".encode()

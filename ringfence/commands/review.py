@@ -13,8 +13,8 @@ import typer
 from ringfence.commands.options import EscalationArgument, Json, escalation_id
 
 if TYPE_CHECKING:
+    from ringfence.desk import Desk
     from ringfence.render import Span
-    from ringfence.session import Session
     from ringfence_audit.events import JsonValue
     from ringfence_tools.escalations import Escalation
 
@@ -29,36 +29,33 @@ def list_(
     is_json: Json = False,
 ) -> None:
     """Show what waits for you, the first to expire in front."""
+    from ringfence.desk import open_desk
     from ringfence.reviewing import headline
-    from ringfence.session import now_us, open_session
-    from ringfence.voting import is_for
-    from ringfence_tools import escalations
+    from ringfence.session import now_us
 
-    with open_session(is_json=is_json) as session:
-        waiting = session.read(lambda connection: escalations.open_ones(connection, now_us()))
-        shown = [each for each in waiting if is_every or is_for(each, session.person)]
+    with open_desk(is_json=is_json) as desk:
+        mine, every = desk.waiting()
+        shown = every if is_every else mine
         for each in shown:
-            session.output.record(_json(each))
+            desk.output.record(_json(each))
         if not shown:
-            others = len(waiting) - len(shown)
+            others = len(every) - len(shown)
             more = f" {others} wait for others: `ringfence review list --all`." if others else ""
-            session.output.line(f"Nothing waits for you.{more}")
+            desk.output.line(f"Nothing waits for you.{more}")
             return
-        session.output.table(
-            ("CARD", "RUN", "NEEDS", "DENIES IN", "ASKS"), [headline(each, now_us()) for each in shown]
-        )
+        desk.output.table(("CARD", "RUN", "NEEDS", "DENIES IN", "ASKS"), [headline(each, now_us()) for each in shown])
 
 
 @group.command()
 def show(card: EscalationArgument, is_json: Json = False) -> None:
     """Show a card: exactly what would run, and what it would open."""
-    from ringfence.reviewing import load, show_card
-    from ringfence.session import open_session
+    from ringfence.desk import open_desk
+    from ringfence.reviewing import show_card
 
-    with open_session(is_json=is_json) as session:
-        found = load(session, escalation_id(card))
-        session.output.record(_json(found))
-        show_card(session.output, found)
+    with open_desk(is_json=is_json) as desk:
+        found = desk.load(escalation_id(card))
+        desk.output.record(_json(found))
+        show_card(desk.output, found)
 
 
 @group.command()
@@ -71,17 +68,14 @@ def approve(
     is_json: Json = False,
 ) -> None:
     """Let it run: exactly these bytes, once, or for this task."""
-    from asyncio import run
+    from ringfence.desk import open_desk
 
-    from ringfence.reviewing import cast_approval, cast_edit, load
-    from ringfence.session import open_session
-
-    with open_session(is_json=is_json) as session:
-        found = load(session, escalation_id(card))
+    with open_desk(is_json=is_json) as desk:
+        found = desk.load(escalation_id(card))
         if edit is not None:
-            _report(session, run(cast_edit(session, found, arguments_text=edit, note=note)))
+            _report(desk, desk.edit(found, arguments=edit, note=note))
             return
-        _report(session, run(cast_approval(session, found, is_task=is_task, seen=findings, note=note)))
+        _report(desk, desk.approve(found, is_task=is_task, seen=findings, note=note))
 
 
 @group.command()
@@ -92,14 +86,10 @@ def deny(
     is_json: Json = False,
 ) -> None:
     """Refuse it; your guidance reaches the agent."""
-    from asyncio import run
+    from ringfence.desk import open_desk
 
-    from ringfence.reviewing import cast_denial, load
-    from ringfence.session import open_session
-
-    with open_session(is_json=is_json) as session:
-        found = load(session, escalation_id(card))
-        _report(session, run(cast_denial(session, found, guidance=guidance, is_stop=is_stop)))
+    with open_desk(is_json=is_json) as desk:
+        _report(desk, desk.deny(desk.load(escalation_id(card)), guidance=guidance, is_stop=is_stop))
 
 
 @group.command()
@@ -110,15 +100,13 @@ def edit(
     is_json: Json = False,
 ) -> None:
     """Change what would run; it is decided anew and never approved by this."""
-    from asyncio import run
+    from ringfence.desk import open_desk
+    from ringfence.reviewing import edited_arguments
 
-    from ringfence.reviewing import cast_edit, edited_arguments, load
-    from ringfence.session import open_session
-
-    with open_session(is_json=is_json) as session:
-        found = load(session, escalation_id(card))
-        text = edited_arguments(session, found) if arguments is None else arguments
-        _report(session, run(cast_edit(session, found, arguments_text=text, note=note)))
+    with open_desk(is_json=is_json) as desk:
+        found = desk.load(escalation_id(card))
+        text = edited_arguments(desk.output, found) if arguments is None else arguments
+        _report(desk, desk.edit(found, arguments=text, note=note))
 
 
 @group.command()
@@ -128,28 +116,25 @@ def answer(
     is_json: Json = False,
 ) -> None:
     """Answer an agent's question."""
-    from asyncio import run
+    from ringfence.desk import open_desk
 
-    from ringfence.reviewing import cast_answer, load
-    from ringfence.session import open_session
-
-    with open_session(is_json=is_json) as session:
-        _report(session, run(cast_answer(session, load(session, escalation_id(card)), text=text)))
+    with open_desk(is_json=is_json) as desk:
+        _report(desk, desk.answer(desk.load(escalation_id(card)), text=text))
 
 
-def _report(session: Session, after: Escalation) -> None:
+def _report(desk: Desk, after: Escalation) -> None:
     from ringfence_tools.escalations import EscalationState
 
-    session.output.record(_json(after))
+    desk.output.record(_json(after))
     number: Span = (f"E-{after.id}", "name")
     match after.state:
         case EscalationState.OPEN:
-            session.output.line(number, (" has your vote and waits for others", "wait"))
+            desk.output.line(number, (" has your vote and waits for others", "wait"))
         case EscalationState.DENIED:
-            session.output.line(number, (" denied", "bad"))
+            desk.output.line(number, (" denied", "bad"))
         case _:
-            session.output.line(number, (f" {after.state.value}", "good"))
-    session.output.line(
+            desk.output.line(number, (f" {after.state.value}", "good"))
+    desk.output.line(
         ("A run that is not being watched goes on with `ringfence runs resume ", "dim"),
         (after.key.run, "name"),
         ("`", "dim"),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ringfence.api.feed import LOAD_ANEW, QUEUE, Feed, Interest, News, Stream
-from ringfence.api.streams import stream
+from ringfence.api.streams import events
 from ringfence.auth.identity import Reach
 from ringfence_audit.events import Event, Kind
 from tests.integration.api.world import HARMLESS, SHOP_HARMLESS, World
@@ -50,19 +50,19 @@ async def test_what_was_missed_comes_first_and_nothing_twice(world: World) -> No
         before = feed.position
         for _ in range(3):
             await say(world, HARMLESS)
-        body = stream(feed, BILLING, after=before, still_may=still).body_iterator
-        events = [await anext(body) for _ in range(4)]
+        body = events(feed, BILLING, after=before, still_may=still)
+        told = [await anext(body) for _ in range(4)]
         await say(world, HARMLESS)
-        events.append(await asyncio.wait_for(anext(body), 10))
+        told.append(await asyncio.wait_for(anext(body), 10))
         feed.close()
-    ids = [int(event.split(b"id: ")[1].split(b"\n")[0]) for event in map(bytes, events) if b"entry" in bytes(event)]
+    ids = [int(event.split(b"id: ")[1].split(b"\n")[0]) for event in told if b"entry" in event]
     assert ids == sorted(set(ids))
     assert len(ids) == 4
 
 
 async def test_a_stream_ends_when_its_server_goes(world: World) -> None:
     async with running(world) as feed:
-        body = stream(feed, BILLING, after=None, still_may=still).body_iterator
+        body = events(feed, BILLING, after=None, still_may=still)
         await anext(body)
         feed.close()
         rest = [event async for event in body]
