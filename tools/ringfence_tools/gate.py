@@ -217,7 +217,8 @@ class Gate:
             nonce=row.nonce,
         )
         canonical = gate_events.canonical_arguments(plain)
-        return Read(tool, arguments, plain, canonical, accesses, sealed, digest)
+        schema = self._toolbox.schema_digest(tool.name)
+        return Read(tool, arguments, plain, canonical, accesses, sealed, digest, schema=schema)
 
     def _reserve(self, tx: Transaction, row: CallRow, context: RunContext) -> ToolResult | None:
         scopes = context.scopes or (budget.run_scope(row.key.run),)

@@ -24,6 +24,8 @@ class Read:
     accesses: tuple[Access, ...]
     sealed: Mapping[str, str]
     digest: str
+    schema: str = ""
+    """The digest of the tool's schema, one of the parts of `digest`."""
     sandbox: str = ""
     """Where an action of this call will act."""
     foreseen: tuple[str, ...] = ()
@@ -109,6 +111,8 @@ def _proposed(row: CallRow, read: Read) -> dict[str, JsonValue]:
         "accesses": [access_json(access) for access in read.accesses],
         "sealed": dict(read.sealed),
         "digest": read.digest,
+        "schema": read.schema,
+        "nonce": row.nonce,
         "sandbox": read.sandbox,
     }
 
