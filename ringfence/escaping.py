@@ -1,16 +1,18 @@
 """Makes hostile text safe to show in a terminal.
 
 Models, tools, repositories and other people's words reach the screen only through here: whatever could move the
-cursor, recolour, reorder, hide or imitate becomes its code point in brackets.
+cursor, recolour, reorder, hide or imitate becomes its code point in brackets. What a card shows is stricter
+(`ringfence_tools.card_text`), since there the exact bytes matter; which letters take no room is said there, once.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-_BLANK_LOOKALIKES = frozenset("\u115f\u1160\u3164\uffa0\u2800\u00a0\u2007\u202f\u3000\u034f\u180b\u180c\u180d\u180e")
-_VARIATION = range(0xFE00, 0xFE10)
+from ringfence_tools.card_text import escape, is_zero_width
+
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
+_MONGOLIAN_VARIATION = frozenset("\u180b\u180c\u180d")
 _STACK_LIMIT = 4
 
 
@@ -37,7 +39,7 @@ def visible(text: str, *, keeps_lines: bool = False) -> str:
             continue
         is_mark = bool(unicodedata.combining(character)) or unicodedata.category(character) == "Me"
         marks = marks + 1 if is_mark else 0
-        shown.append(_spell(character) if marks > _STACK_LIMIT or _is_unsafe(character) else character)
+        shown.append(escape(character) if marks > _STACK_LIMIT or _is_unsafe(character) else character)
     return "".join(shown)
 
 
@@ -52,12 +54,6 @@ def line(text: str, *, width: int = 200) -> str:
 
 
 def _is_unsafe(character: str) -> bool:
-    return (
-        unicodedata.category(character) in _UNSAFE_CATEGORIES
-        or character in _BLANK_LOOKALIKES
-        or ord(character) in _VARIATION
-    )
-
-
-def _spell(character: str) -> str:
-    return f"[U+{ord(character):04X}]"
+    """Every space but the plain one counts, which `visible` lets through before it asks."""
+    category = unicodedata.category(character)
+    return category in _UNSAFE_CATEGORIES or is_zero_width(character) or character in _MONGOLIAN_VARIATION

@@ -55,14 +55,14 @@ class Person:
         path.write_text(CLOSED)
         return path
 
-    def types(self, *words: str, model: ModelServer | None = None) -> Done:
+    def types(self, *words: str, model: ModelServer | None = None, base_url: str = "") -> Done:
         """Type a command; it ends with a code, and never with an exception."""
         environment: dict[str, str | None] = {
             name: None for name in os.environ if name.startswith(("OPENAI_", "RINGFENCE_"))
         }
         environment |= {"RINGFENCE_HOME": str(self.home), "RINGFENCE_CONFIG": str(self._config)}
-        if model is not None:
-            environment["OPENAI_BASE_URL"] = model.base_url
+        if model is not None or base_url:
+            environment["OPENAI_BASE_URL"] = base_url or (model.base_url if model is not None else "")
         said = CliRunner().invoke(app, words, env=environment, prog_name="ringfence")
         if said.exception is not None and not isinstance(said.exception, SystemExit):
             raise said.exception
