@@ -103,10 +103,18 @@ def story(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
 
 
 @group.command()
-def show(position: Annotated[int, typer.Argument(help="An entry's number.")], is_json: Json = False) -> None:
+def show(
+    position: Annotated[int, typer.Argument(help="An entry's number.")],
+    proof_file: Annotated[
+        Path | None, typer.Option("--proof", help="Write a C2SP tlog-proof to this new file.")
+    ] = None,
+    is_json: Json = False,
+) -> None:
     """Show one entry whole, with its proof of inclusion."""
+    from ringfence.errors import Mistake
     from ringfence.formats import entry_json
     from ringfence.session import open_session
+    from ringfence_audit.proofs import inclusion_text
     from ringfence_audit.query import show as find
 
     with open_session(is_json=is_json) as session:
@@ -120,6 +128,10 @@ def show(position: Annotated[int, typer.Argument(help="An entry's number.")], is
         session.output.record({**entry_json(view.entry), "proof": proof})
         _show_entry(session.output, view.entry)
         covered = "a signed checkpoint" if view.note else "no checkpoint yet"
+        if proof_file is not None:
+            if view.note is None or proof_file.exists():
+                raise Mistake("no checkpoint covers it yet, or the file exists", fix="Wait a second, name a new file")
+            proof_file.write_text(inclusion_text(position, view.proof, view.note), encoding="utf-8")
         session.output.line(f"proof   {len(view.proof)} hashes to the root of {view.size} entries, ", (covered, "dim"))
 
 

@@ -201,3 +201,13 @@ def test_a_changed_index_is_found_by_verify_and_mended(tmp_path: Path) -> None:
 def test_text_forms_refuse_parquet() -> None:
     with pytest.raises(Mistake):
         list(lines_of("parquet", [Told.__new__(Told)]))
+
+
+def test_an_entry_is_taken_away_with_a_proof_that_others_read(machine: Machine, tmp_path: Path) -> None:
+    proof = tmp_path / "entry.tlog-proof"
+    shown = machine.types("show", "9", "--proof", str(proof))
+    assert shown.exit_code == 0
+    head, index, *rest = proof.read_text().split("\n")
+    assert (head, index) == ("c2sp.org/tlog-proof@v1", "index 9")
+    assert rest[rest.index("") + 1] == "ringfence.local/log"
+    assert machine.types("show", "9", "--proof", str(proof)).exit_code != 0
