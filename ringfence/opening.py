@@ -164,7 +164,7 @@ async def _bundle(
     host, port = host_of(order.repository)
     is_private = is_listed(profile.network.private, host, port)
     egress = CloneEgress(workshop.store, run, person.principal, host, port, is_private_allowed=is_private)
-    return await bundle_from_url(order.repository, await workshop.backend(profile), into=folder, egress=egress)
+    return await bundle_from_url(order.repository, workshop.cloner, into=folder, egress=egress)
 
 
 @contextmanager

@@ -82,6 +82,11 @@ class Workshop:
         if self._cluster is not None:
             await self._cluster.close()
 
+    @property
+    def cloner(self) -> Backend:
+        """Where a repository is cloned: here, where this process decides what leaves. A cluster's proxy knows runs."""
+        return self._local
+
     async def backend(self, profile: Profile) -> Backend:
         """Where runs of this profile execute. Raises `Mistake` for a kind that this command cannot give."""
         if profile.sandbox.kind == "local":

@@ -79,7 +79,7 @@ async def test_a_pod_that_is_evicted_makes_a_call_gone_and_a_deleted_namespace_i
     await backend.api.delete(kinds.POD, names.POD, namespace=namespace)
     with pytest.raises(SandboxGone, match=namespace):
         await running
-    with pytest.raises(SandboxGone, match="its files with it|is being deleted"):
+    with pytest.raises(SandboxGone, match=r"its files with it|is being deleted"):
         await backend.attach(wanted)
     await backend.api.delete(kinds.NAMESPACE, namespace)
     with pytest.raises(SandboxRemoved, match="was deleted, which ends its run"):
