@@ -41,7 +41,7 @@ check: $(TESTED)
 	$(BIN)/lint-imports
 
 bench: $(TESTED)
-	$(BIN)/python -m pytest -m bench tests/bench -s
+	$(BIN)/python -m pytest -m bench tests/bench/bench_*.py -s
 
 # Pins every package again. Needs `uv`; writes no index lines.
 lock:

@@ -19,6 +19,7 @@ from ringfence_agents.leases import Lease
 from ringfence_agents.model import SeenResult, ToolSchema, estimate_tokens
 from ringfence_agents.pending import Pending
 from ringfence_agents.ports import Equipment, Tools
+from ringfence_agents.pressure import Pressure
 from ringfence_agents.runs import RunRecord
 from ringfence_agents.sandboxes import SandboxHolder
 from ringfence_agents.switch import Switch
@@ -79,6 +80,7 @@ class Drive:
     stopwatch: Stopwatch
     holder: SandboxHolder
     offer: Offer
+    pressure: Pressure
     view: View = field(default_factory=View)
     last_results: tuple[SeenResult, ...] = ()
     pending: Pending | None = None

@@ -21,7 +21,7 @@ from ringfence_agents.schema import runs
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.port import Transaction
 from ringfence_sandbox.errors import SandboxError
-from ringfence_tools.calls import RunId
+from ringfence_tools.calls import ResultStatus, RunId
 from ringfence_tools.clock import micros
 from ringfence_tools.escalations import withdraw_all
 from ringfence_tools.grants import end_of_run
@@ -134,6 +134,7 @@ async def _finish(drive: Drive, closing: Closing, patch: Mapping[str, JsonValue]
             "tests": tests_run(tx.connection, drive.run),
             "turns": record.turn,
             "tool_calls": count_calls(tx.connection, drive.run),
+            "unknown": unknown_calls(tx.connection, drive.run),
             "input_tokens": record.input_tokens,
             "output_tokens": record.output_tokens,
             "cost_micro_usd": record.cost_micro_usd,
@@ -163,6 +164,16 @@ async def _finish(drive: Drive, closing: Closing, patch: Mapping[str, JsonValue]
 
 def count_calls(connection: Connection, run: RunId) -> int:
     return int(connection.execute(select(func.count()).select_from(calls).where(calls.c.run == run)).scalar_one())
+
+
+def unknown_calls(connection: Connection, run: RunId) -> list[JsonValue]:
+    """The calls of which nobody knows what they did: the agent was told, and a person should look."""
+    query = (
+        select(calls.c.turn, calls.c.idx)
+        .where(calls.c.run == run, calls.c.result_status == ResultStatus.UNKNOWN.value)
+        .order_by(calls.c.turn, calls.c.idx)
+    )
+    return [f"{run}/{row.turn}/{row.idx}" for row in connection.execute(query)]
 
 
 def tests_run(connection: Connection, run: RunId) -> list[JsonValue]:

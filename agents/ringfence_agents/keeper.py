@@ -73,8 +73,10 @@ class Keeper:
 
     async def look(self) -> None:
         """Throw the switches of runs that are lost, asked to stop, or out of wall time."""
+        # Those that are there now: one that is taken up while the tables are read does not stand in what was read.
+        drives = tuple(self._drives.values())
         asked = await self._store.read(self._asked)
-        for drive in tuple(self._drives.values()):
+        for drive in drives:
             stop = _stop_for(drive, asked.get(drive.run))
             if stop is not None:
                 tell(drive, stop)

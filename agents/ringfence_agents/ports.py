@@ -35,6 +35,10 @@ class Limits:
 
     lease_s: int = 30
     watch_s: float = 0.5
+    questions_at_once: int = 64
+    """Questions to models that one process has open; the same for all its runs, as is the next."""
+    starts_at_once: int = 8
+    model_s: float = 1_800.0
     turns: int = 1_000
     idle_answers: int = 3
     loop_nudge: int = 4

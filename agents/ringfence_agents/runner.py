@@ -28,6 +28,7 @@ from ringfence_agents.leases import Lease, claim, claim_waiting, guard_of, let_g
 from ringfence_agents.parking import park_for, park_for_people, try_later
 from ringfence_agents.ports import Equip, Equipment, Limits, Tools
 from ringfence_agents.preserving import begin_seal
+from ringfence_agents.pressure import Pressure
 from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFor
 from ringfence_agents.sandboxes import SandboxHolder
 from ringfence_agents.switch import Stop, StopKind, Switch
@@ -72,6 +73,7 @@ class Runner:
         self.limits = limits or Limits()
         self._graph: RunGraph = build_graph()
         self._keeper = Keeper(store, worker, self.limits)
+        self._pressure = Pressure.of(self.limits)
         self._switches: dict[RunId, Switch] = {}
         self._offer: tuple[Tools, Offer] | None = None
 
@@ -132,14 +134,7 @@ class Runner:
         lease = Lease(run, self._worker, record.fence)
         try:
             equipment = await self._equip(record)
-            holder = SandboxHolder(
-                self._store,
-                lease,
-                guard_of(lease),
-                record=record,
-                equipment=equipment,
-                progress=self._progress,
-            )
+            holder = self._holder(lease, record, equipment)
             async with asyncio.timeout(RELEASE_WITHIN_S):
                 return await holder.give_up()
         except (SandboxError, SandboxRefused, TimeoutError, LeaseLost) as error:
@@ -181,9 +176,20 @@ class Runner:
             self._offer = (tools, Offer.of(tools))
         return self._offer[1]
 
+    def _holder(self, lease: Lease, record: RunRecord, equipment: Equipment) -> SandboxHolder:
+        return SandboxHolder(
+            self._store,
+            lease,
+            guard_of(lease),
+            record=record,
+            equipment=equipment,
+            progress=self._progress,
+            starts=self._pressure.starts,
+        )
+
     def _outfit(self, lease: Lease, record: RunRecord, equipment: Equipment, switch: Switch) -> Drive:
         guard = guard_of(lease)
-        holder = SandboxHolder(self._store, lease, guard, record=record, equipment=equipment, progress=self._progress)
+        holder = self._holder(lease, record, equipment)
         context = RunContext(
             run=lease.run,
             agent=record.agent,
@@ -208,6 +214,7 @@ class Runner:
             Stopwatch(),
             holder,
             self._offer_of(equipment.toolbox),
+            self._pressure,
             active_ms=record.active_ms,
         )
         if record.request is not Request.NOTHING:

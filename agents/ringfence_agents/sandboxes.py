@@ -59,7 +59,15 @@ class SandboxHolder:
     """Holds the run's live sandbox. Safe to ask from several calls at once."""
 
     def __init__(
-        self, store: Store, lease: Lease, guard: Guard, *, record: RunRecord, equipment: Equipment, progress: Progress
+        self,
+        store: Store,
+        lease: Lease,
+        guard: Guard,
+        *,
+        record: RunRecord,
+        equipment: Equipment,
+        progress: Progress,
+        starts: asyncio.Semaphore,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -67,6 +75,7 @@ class SandboxHolder:
         self._record = record
         self._equipment = equipment
         self._progress = progress
+        self._starts = starts
         self._lock = asyncio.Lock()
         self._live: Sandbox | None = None
         self._id = SandboxId(record.sandbox_id)
@@ -90,7 +99,7 @@ class SandboxHolder:
             if self._live is None:
                 self._refuse_removed()
                 try:
-                    async with asyncio.timeout(self._equipment.limits.sandbox_start_s):
+                    async with self._starts, asyncio.timeout(self._equipment.limits.sandbox_start_s):
                         self._live = await self._attach() or await self._create()
                 except (IsolationUnavailable, WorkspaceRefused, SandboxRefused) as error:
                     # A run that ends already has nothing to gain from being ended by this.

@@ -8,6 +8,7 @@ asked for again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from sqlalchemy import bindparam, update
 from ringfence_agents.asking import Asked, exchange_holder, prepare
 from ringfence_agents.conversation import MessageRow, Role, append_rows, assistant_body
 from ringfence_agents.drive import Drive
-from ringfence_agents.errors import ContextTooLong
+from ringfence_agents.errors import ContextTooLong, ModelUnavailable
 from ringfence_agents.leases import IS_HELD, held_by, lost
 from ringfence_agents.loops import KEPT_SIGNATURES, LoopVerdict, judge_loop, signature
 from ringfence_agents.model import Answer, ModelCall, ModelRequest, seal
@@ -67,7 +68,7 @@ async def _ask(drive: Drive) -> tuple[Asked, Answer] | None:
         if asked is None:
             return None
         try:
-            answer = await drive.switch.question(drive.equipment.model.answer(_request(drive, asked), _watch(drive)))
+            answer = await drive.switch.question(_answer(drive, _request(drive, asked)))
         except ContextTooLong:
             if attempt == CONTEXT_TRIES - 1:
                 raise
@@ -75,6 +76,17 @@ async def _ask(drive: Drive) -> tuple[Asked, Answer] | None:
             continue
         return None if answer is None else (asked, _bounded(seal(answer)))
     return None
+
+
+async def _answer(drive: Drive, request: ModelRequest) -> Answer:
+    """The model's answer, once it is this run's turn to ask."""
+    limit_s = drive.equipment.limits.model_s
+    async with drive.pressure.questions:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await drive.equipment.model.answer(request, _watch(drive))
+        except TimeoutError as error:
+            raise ModelUnavailable(f"{drive.equipment.model.name} gave no answer within {limit_s:g} s") from error
 
 
 def _request(drive: Drive, asked: Asked) -> ModelRequest:

@@ -251,6 +251,7 @@ async def test_a_sandbox_that_vanished_makes_the_call_in_flight_unknown_and_the_
     assert await house.runner(model).drive(RUN) is RunState.FINISHED
     assert house.commands() == ["ls", "echo 3"]
     assert "unknown" in str(model.asked[2].messages[-1]["content"])
+    assert (await house.record()).result["unknown"] == ["r1/2/0"]
     assert "rebuilt from the files as they were after your turn 1" in str(model.asked[3].messages[-2:]) + str(
         model.asked[2].messages[-2:]
     )

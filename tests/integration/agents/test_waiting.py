@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy import update
 from ringfence_agents import control
 from ringfence_agents.kept import RunFiles
 from ringfence_agents.leases import claim_waiting
+from ringfence_agents.model import Answer, ModelRequest, OnDelta
 from ringfence_agents.ports import Equipment, Limits
 from ringfence_agents.queue import ready
 from ringfence_agents.runner import Runner
@@ -159,3 +161,71 @@ async def test_a_run_that_cannot_be_equipped_is_left_to_a_person_and_harms_no_ot
         worker.drain()
     record = await house.record()
     assert (record.waits_for, "nobody foresaw" in record.detail) == (WaitsFor.PAUSE, True)
+
+
+# -- back-pressure, and what a crash must not pay for twice ---------------------------------------------------------
+
+
+class Counted(ScriptedModel):
+    """Holds every question until the test lets one go; knows how many were open at once."""
+
+    def __init__(self) -> None:
+        super().__init__([finishes()])
+        self.open = self.most = 0
+        self.go = asyncio.Event()
+
+    async def answer(self, request: ModelRequest, on_delta: OnDelta) -> Answer:
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            await self.go.wait()
+        finally:
+            self.open -= 1
+        return await super().answer(request, on_delta)
+
+
+async def test_no_more_questions_are_open_at_once_than_the_limit_and_who_waits_can_be_stopped(house: House) -> None:
+    opened = [await house.open(RunId(f"r{n}")) for n in range(8)]
+    model = Counted()
+    runner = house.runner(model, limits=Limits(questions_at_once=2, watch_s=0.02))
+    driving = [asyncio.create_task(runner.drive(run)) for run in opened]
+    while model.open < 2:
+        await house.tick()
+    for run in opened[2:]:
+        await house.store.write(partial(control.stop, whose=control.Whose(run), by="person:ana", reason="x"))
+    stopped = await asyncio.wait_for(asyncio.gather(*driving[2:]), 20)
+    assert set(stopped) == {RunState.CANCELLED}
+    model.go.set()
+    assert set(await asyncio.gather(*driving[:2])) == {RunState.FINISHED}
+    assert model.most == 2
+
+
+async def test_a_model_that_never_answers_is_given_up_and_asked_again_later(house: House) -> None:
+    await house.open()
+    runner = house.runner(Counted(), limits=Limits(model_s=0.01))
+    assert await runner.drive(RUN) is RunState.PARKED
+    record = await house.record()
+    assert (record.waits_for, "no answer within" in record.detail) == (WaitsFor.TIME, True)
+
+
+class Died(BaseException):
+    """The worker's process ended here."""
+
+
+async def test_a_crash_between_a_stored_answer_and_its_calls_pays_for_no_answer_twice(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.open()
+    model = ScriptedModel([ONE, TWO, finishes()])
+
+    async def die(*_: object, **__: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ringfence_tools.gate.Gate.step", die)
+        with pytest.raises(Died):
+            await house.runner(model).drive(RUN)
+    house.clock.pass_s(31)
+    assert await house.runner(model, worker="w2").drive(RUN) is RunState.FINISHED
+    assert [request.turn for request in model.asked] == [1, 2, 3]
+    assert house.commands() == ["one", "two"]

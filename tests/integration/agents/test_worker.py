@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from sqlalchemy import Connection
 
 from ringfence_agents import control
 from ringfence_agents.leases import claim
 from ringfence_agents.model import Answer, ModelRequest, OnDelta
-from ringfence_agents.ports import Limits
+from ringfence_agents.ports import Equipment, Limits
 from ringfence_agents.queue import QueueLimits, next_run, place, wake_decided
 from ringfence_agents.roster import SEEN_WITHIN_S, present, sign_in
-from ringfence_agents.runs import RunState
+from ringfence_agents.runner import Runner
+from ringfence_agents.runs import RunRecord, RunState
 from ringfence_agents.standing import STUCK_AFTER_S, Standing, standings
 from ringfence_agents.worker import Pace, Worker
 from ringfence_audit.port import Transaction
+from ringfence_audit.store import SqlStore
 from ringfence_tools import escalations, review
 from ringfence_tools.calls import Effect, EscalationId, RunId
 from ringfence_tools.clock import micros
 from tests.fakes.model import ScriptedModel, call, finishes, says
 from tests.integration.agents.house import ANA, RUN, House
 
+T = TypeVar("T")
 CURL = "curl https://pypi.example.org/"
 PACE = Pace(look_s=0.02, sweep_s=0.02, drain_s=5)
 
@@ -258,3 +263,42 @@ async def test_a_worker_signs_in_and_out(house: House) -> None:
                 await asyncio.wait({asyncio.create_task(house.tick())}, timeout=1)
         worker.drain()
     assert await house.store.read(lambda c: present(c, micros(house.clock()))) == ()
+
+
+class Slow:
+    """A store whose reads for the keeper arrive late: what they tell is old by then."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self.is_read = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        return await self._store.write(work)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        result = await self._store.read(work)
+        if getattr(work, "__name__", "") == "_asked":
+            self.is_read.set()
+            await self.go_on.wait()
+        return result
+
+
+async def test_a_run_that_is_taken_up_while_the_keeper_reads_is_not_called_lost(house: House) -> None:
+    first, second = await house.open(), await house.open(RunId("r2"))
+    model, slow, limits = Gated(), Slow(house.store), Limits(watch_s=0.01)
+
+    async def equip(record: RunRecord) -> Equipment:
+        return house.equipment(model, limits)
+
+    runner = Runner(slow, equip, worker="w1", limits=limits)
+    driving = asyncio.create_task(runner.drive(first))
+    await slow.is_read.wait()
+    late = asyncio.create_task(runner.drive(second))
+    while len(model.asked) < 2:
+        await house.tick()
+    slow.go_on.set()
+    await house.tick()
+    model.opened.set()
+    assert await driving is RunState.FINISHED
+    assert await late is RunState.FINISHED
