@@ -13,6 +13,9 @@ group = typer.Typer(invoke_without_command=True, help="See an AI developer at wo
 def demo(
     context: typer.Context,
     is_quick: Annotated[bool, typer.Option("--no-prompt", help="Leave out the prompt at the end.")] = False,
+    sandbox: Annotated[
+        str | None, typer.Option(help="kubernetes: play it on the cluster of RINGFENCE_KUBERNETES.")
+    ] = None,
 ) -> None:
     """See an AI developer at work inside the fence."""
     if context.invoked_subcommand is not None:
@@ -21,7 +24,7 @@ def demo(
 
     from ringfence.demo.story import tell
 
-    raise typer.Exit(asyncio.run(tell(has_prompt=not is_quick)))
+    raise typer.Exit(asyncio.run(tell(has_prompt=not is_quick, sandbox=sandbox)))
 
 
 @group.command()
