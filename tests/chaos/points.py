@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from ringfence_audit.events import Event, Kind
 from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.contract import Action, Outcome, OutputSink
-from ringfence_sandbox.local.ownership import _children
+from ringfence_sandbox.local.ownership import children
 from ringfence_sandbox.local.sandbox import LocalSandbox
 from ringfence_sandbox.served import ServedSandbox
 
@@ -147,5 +147,5 @@ def make_actions_fatal(fate: Fate) -> None:
 
 
 def _kill_server(sandbox: LocalSandbox) -> None:
-    for pid in _children(sandbox._process.pid):
+    for pid in children(sandbox._process.pid):
         os.kill(pid, signal.SIGKILL)

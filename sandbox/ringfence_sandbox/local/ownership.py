@@ -108,7 +108,7 @@ def _end(owner: Owner) -> None:
     """End the server and all that is inside, and wait until none of it runs."""
     if owner.pid == 0 or not owner.started or _started(owner.pid) != owner.started:
         return
-    doomed = [*_children(owner.pid), owner.pid]
+    doomed = [*children(owner.pid), owner.pid]
     for pid in doomed:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -119,7 +119,7 @@ def _end(owner: Owner) -> None:
         time.sleep(_LOOK_S)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Direct children: of bubblewrap's own process that is the first process inside, with which all inside ends."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
