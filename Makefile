@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 TESTED := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: install demo demo-kubernetes test check bench lock
+.PHONY: install demo demo-kubernetes test test-all check bench lock
 install: $(INSTALLED)
 
 # What runs Ringfence, every file checked against its hash.
@@ -32,6 +32,10 @@ demo-kubernetes: $(INSTALLED)
 	@$(BIN)/python -m tests.cluster_tests.demo
 
 test: $(TESTED)
+	$(BIN)/python -m pytest -m "not bench and not slow"
+
+# The same and what takes minutes by itself: each command of docs/kubernetes.md, sweeps of every page in a browser.
+test-all: $(TESTED)
 	$(BIN)/python -m pytest -m "not bench"
 
 check: $(TESTED)

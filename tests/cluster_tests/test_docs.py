@@ -23,7 +23,7 @@ from tests.cluster_tests.node import ROOT, Cluster
 from tests.cluster_tests.relay import relay
 from tests.fixtures_postgres import PostgresServer
 
-pytestmark = [pytest.mark.cluster, pytest.mark.postgres]
+pytestmark = [pytest.mark.cluster, pytest.mark.postgres, pytest.mark.slow]
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 PODMAN = """#!/bin/sh
