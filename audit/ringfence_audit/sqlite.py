@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -153,11 +154,25 @@ class SqliteDatabase:
 
 
 def _prepare_writer(raw: sqlite3.Connection, _: object) -> None:
-    raw.execute("PRAGMA journal_mode = WAL")
+    _turn_to_wal(raw)
     raw.execute("PRAGMA synchronous = FULL")
     raw.execute("PRAGMA foreign_keys = ON")
     raw.execute("PRAGMA wal_autocheckpoint = 0")
     raw.execute("PRAGMA cache_size = -65536")
+
+
+def _turn_to_wal(raw: sqlite3.Connection) -> None:
+    """SQLite's own patience does not cover this change, and two processes may make the file at the same moment."""
+    until = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _prepare_reader(raw: sqlite3.Connection, _: object) -> None:
