@@ -35,20 +35,18 @@ def installed(cluster: Cluster) -> Iterator[Installed]:
         yield found
 
 
-async def until_broken(installed: Installed) -> str:
-    """The check's message, as soon as the change has reached the API server's own view of its policies."""
-    said: list[str] = []
+async def until_refused(installed: Installed, about: str) -> None:
+    """Until the check says `about`: the API server's own view of its policies changes one by one."""
 
-    async def is_broken() -> bool:
+    async def is_refused() -> bool:
         try:
             await rights_check.must_hold(api, installed.who, now=datetime.now(UTC))
         except IsolationUnavailable as error:
-            said.append(str(error))
-        return bool(said)
+            return about in str(error)
+        return False
 
     async with installed.orchestrator() as api:
-        await until(is_broken)
-    return said[0]
+        await until(is_refused)
 
 
 async def test_a_policy_with_a_wrong_name_in_it_keeps_the_orchestrator_from_starting(installed: Installed) -> None:
@@ -57,7 +55,7 @@ async def test_a_policy_with_a_wrong_name_in_it_keeps_the_orchestrator_from_star
     assert wrong != installed.manifest
     try:
         installed.kubectl("apply", "--filename", "-", stdin=wrong)
-        assert "it can relabel kube-system" in await until_broken(installed)
+        await until_refused(installed, "it can relabel kube-system")
     finally:
         installed.kubectl("apply", "--filename", "-", stdin=installed.manifest)
         await until_enforced(installed)
@@ -67,7 +65,7 @@ async def test_a_policy_on_pods_that_is_not_bound_keeps_the_orchestrator_from_st
     kind = "validatingadmissionpolicybinding"
     try:
         installed.kubectl("delete", kind, f"{installed.name}-run-pods")
-        assert "it can start a pod from a foreign image" in await until_broken(installed)
+        await until_refused(installed, "it can start a pod from a foreign image")
     finally:
         installed.kubectl("apply", "--filename", "-", stdin=installed.manifest)
         await until_enforced(installed)
@@ -95,7 +93,7 @@ async def test_a_right_to_read_every_secret_keeps_the_orchestrator_from_starting
     installed.kubectl("create", "clusterrole", binding, "--verb=list", "--resource=secrets")
     installed.kubectl("create", "clusterrolebinding", binding, f"--clusterrole={binding}", account)
     try:
-        assert "it can read the secrets of kube-system (and 2 more)" in await until_broken(installed)
+        await until_refused(installed, "it can read the secrets of kube-system (and 2 more)")
     finally:
         installed.kubectl("delete", "clusterrolebinding,clusterrole", binding)
 
