@@ -242,6 +242,8 @@ async def test_a_run_goes_on_where_it_was_after_its_server_was_killed(
         house.clock.pass_s(120)
         assert await house.runner(model, worker="w2").drive(RUN) is RunState.FINISHED
         assert house.commands() == ["ls"]
+        # Two minutes passed on the run's clock, and none on the one by which checkpoints fall due.
+        await house.store.checkpoint()
         key = VerifierKey.of_log(house.store.signer.origin, house.store.signer.public_key)
         assert house.store.read_now(lambda connection: verify(connection, key)).is_intact
 
