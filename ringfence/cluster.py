@@ -156,7 +156,7 @@ async def open_cluster(settings: Settings, store: Store | None = None) -> Kubern
 
     form = cluster_form(settings)
     kubeconfig = kubeconfig_of(form, os.environ)
-    key = ControlKey.at(settings.home / "sandbox.key")
+    key = ControlKey.at(settings.sandbox_key)
     how = cluster_settings(form, fingerprint=key.fingerprint, is_inside=kubeconfig is None)
     egress = EgressKey.read(form.egress.key) if form.egress else None
     backend = await KubernetesBackend.open(how, key=key, egress=egress, kubeconfig=kubeconfig)

@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """`postgresql://…` where several machines share the state; without it the state is a file in `home`."""
     audit_key: Path | None = None
     """The log's signing key where it does not lie in `home`: all that write to one database sign with one key."""
+    keys: Path | None = None
+    """The folder of the keys where it is not `home`: one that outlives no pod, while `home` is shared."""
     egress: dict[str, JsonValue] = Field(default_factory=dict)
     """Checked where it is used (`wiring.egress_of`): reading it here would cost every command the proxy's imports."""
     oidc: dict[str, JsonValue] = Field(default_factory=dict)
@@ -80,7 +82,11 @@ class Settings(BaseSettings):
 
     @property
     def key_file(self) -> Path:
-        return self.audit_key or self.home / "audit.key"
+        return self.audit_key or self.key_folder / "audit.key"
+
+    @property
+    def key_folder(self) -> Path:
+        return self.keys or self.home
 
     @property
     def index_file(self) -> Path:
@@ -90,12 +96,17 @@ class Settings(BaseSettings):
     @property
     def originals_key(self) -> Path:
         """Seals what redaction took out of the log; without it those digests cannot be recomputed."""
-        return self.home / "originals.key"
+        return self.key_folder / "originals.key"
 
     @property
     def people_key(self) -> Path:
         """Seals second factors; without it everyone is invited again."""
-        return self.home / "people.key"
+        return self.key_folder / "people.key"
+
+    @property
+    def sandbox_key(self) -> Path:
+        """From it the credentials of sandboxes on a cluster are derived."""
+        return self.key_folder / "sandbox.key"
 
     @property
     def sandboxes(self) -> Path:
@@ -133,7 +144,7 @@ def _check_address(url: str) -> None:
 def load_settings(*, home: Path | None = None) -> Settings:
     """The settings of this process; `home` overrules the environment and is a state of its own. Raises `Mistake`."""
     try:
-        settings = Settings() if home is None else Settings(home=home, database_url=None, audit_key=None)
+        settings = Settings() if home is None else Settings(home=home, database_url=None, audit_key=None, keys=None)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]).upper()

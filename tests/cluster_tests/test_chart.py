@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -97,6 +98,70 @@ def test_only_what_drives_runs_holds_the_orchestrators_token(cluster: Cluster) -
     with_token = {name for name, spec in specs.items() if child(spec, "automountServiceAccountToken") is not False}
     assert with_token == {"Deployment/r-worker", "Pod/r-attacks"}
     assert child(specs["Deployment/r"], "serviceAccountName") == "r-console"
+
+
+LOG = {"audit.key", "originals.key"}
+PEOPLE, SANDBOXES, PROXY = {"people.key"}, {"sandbox.key"}, {"egress-proxy.secret"}
+ONE_POD = ("worker.replicas=0", "state.enabled=false")
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (
+            (),
+            {
+                "Deployment/r-egress": LOG | PROXY,
+                "Deployment/r": LOG | PEOPLE,
+                "Deployment/r-worker": LOG | SANDBOXES | PROXY,
+            },
+        ),
+        (ONE_POD, {"Deployment/r-egress": LOG | PROXY, "Deployment/r": LOG | PEOPLE | SANDBOXES | PROXY}),
+        (
+            ("egress.enabled=false",),
+            {"Deployment/r": LOG | PEOPLE, "Deployment/r-worker": LOG | SANDBOXES},
+        ),
+    ],
+)
+def test_no_pod_gets_a_key_that_it_does_not_open(
+    cluster: Cluster, values: tuple[str, ...], wanted: dict[str, set[str]]
+) -> None:
+    specs = pod_specs(documents(rendered(cluster, "r", values=values)))
+    found: dict[str, set[str]] = {}
+    for name, spec in specs.items():
+        for volume in child_list(spec, "volumes"):
+            if child(volume, "secret") is None:
+                continue
+            assert child(volume, "secret", "secretName") == "r-keys", name
+            items = child_list(child(volume, "secret"), "items")
+            # a volume without items is the whole Secret
+            assert items, name
+            found[name] = {str(child(item, "key")) for item in items}
+        (taking,) = [one for one in child_list(spec, "initContainers") if child(one, "name") == "keys"] or [None]
+        if taking is not None:
+            (script,) = child_list(taking, "command")[2:]
+            assert set(re.findall(r"[\w-]+\.(?:key|secret)", str(script))) == found[name], name
+    assert found == wanted
+
+
+@pytest.mark.parametrize("values", [(), ONE_POD])
+def test_only_what_drives_runs_has_the_models_key_and_none_keeps_keys_where_others_read(
+    cluster: Cluster, values: tuple[str, ...]
+) -> None:
+    drives = "Deployment/r" if values else "Deployment/r-worker"
+    specs = pod_specs(documents(rendered(cluster, "r", values=(*values, "model.secret=model"))))
+    holders: set[str] = set()
+    for name, spec in specs.items():
+        for container in [*child_list(spec, "initContainers"), *child_list(spec, "containers")]:
+            named = {str(child(one, "name")): one for one in child_list(container, "env")}
+            holders |= {name} if "OPENAI_API_KEY" in named else set()
+            if child(container, "name") == "attack":
+                assert set(named) == {"RINGFENCE_HOME", "RINGFENCE_KUBERNETES", "HOME"}
+            if "RINGFENCE_KEYS" in named:
+                assert child(named["RINGFENCE_KEYS"], "value") == "/run/ringfence/keys"
+                (own,) = [one for one in child_list(spec, "volumes") if child(one, "name") == "own-keys"]
+                assert child(own, "emptyDir", "medium") == "Memory", name
+    assert holders == {drives}
 
 
 def test_nothing_that_drives_runs_starts_before_the_attacks_failed(cluster: Cluster) -> None:

@@ -56,3 +56,11 @@ def test_the_kubeconfig_is_the_one_that_kubectl_would_use() -> None:
     assert kubeconfig_of(form, {"KUBECONFIG": "/etc/a:/etc/b", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}) == Path("/etc/a")
     assert kubeconfig_of(form, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) is None
     assert kubeconfig_of(form, {}) == Path.home() / ".kube" / "config"
+
+
+def test_keys_lie_apart_from_the_state_where_the_setting_says_so() -> None:
+    apart = Settings(home=Path("/state"), keys=Path("/run/keys"), audit_key=None)
+    found = {apart.key_file, apart.originals_key, apart.people_key, apart.sandbox_key}
+    assert {path.parent for path in found} == {Path("/run/keys")}
+    together = Settings(home=Path("/state"), keys=None, audit_key=None)
+    assert together.sandbox_key == Path("/state/sandbox.key")

@@ -63,7 +63,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "ringfence.clusterWhole" -}}
 {{- $form := include "ringfence.cluster" . | fromJson -}}
 {{- if .Values.egress.enabled -}}
-{{- $egress := dict "key" "/var/lib/ringfence/state/egress-proxy.secret" "port" 3128 -}}
+{{- $egress := dict "key" "/run/ringfence/keys/egress-proxy.secret" "port" 3128 -}}
 {{- if .Values.egress.address -}}{{- $egress = merge $egress (dict "address" .Values.egress.address "cidr" .Values.egress.cidr) -}}{{- end -}}
 {{- $form = merge $form (dict "egress" $egress) -}}
 {{- end -}}
@@ -71,78 +71,110 @@ seccompProfile: {type: RuntimeDefault}
 {{- $form | toJson -}}
 {{- end -}}
 
+{{/* What every part that opens the log is told. */}}
 {{- define "ringfence.env" -}}
 - {name: RINGFENCE_HOME, value: /var/lib/ringfence/state}
-- {name: RINGFENCE_CONFIG, value: /etc/ringfence}
+- {name: RINGFENCE_KEYS, value: /run/ringfence/keys}
 - {name: RINGFENCE_DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ .Values.database.secret | quote }}, key: dsn}}}
-- {name: RINGFENCE_KUBERNETES, value: {{ include "ringfence.clusterWhole" . | quote }}}
 - {name: HOME, value: /tmp}
 {{- with .Values.egress.settings }}
 - {name: RINGFENCE_EGRESS, value: {{ . | toJson | quote }}}
 {{- end }}
-{{- if .Values.model.baseUrl }}
-- {name: OPENAI_BASE_URL, value: {{ .Values.model.baseUrl | quote }}}
+{{- end -}}
+
+{{/* What a part that takes tasks is told besides, and the model's key where it drives runs. Takes root and drives. */}}
+{{- define "ringfence.taskEnv" -}}
+- {name: RINGFENCE_CONFIG, value: /etc/ringfence}
+- {name: RINGFENCE_KUBERNETES, value: {{ include "ringfence.clusterWhole" .root | quote }}}
+{{- with .root.Values.model }}
+{{- if .baseUrl }}
+- {name: OPENAI_BASE_URL, value: {{ .baseUrl | quote }}}
 {{- end }}
-{{- if .Values.model.name }}
-- {name: OPENAI_MODEL, value: {{ .Values.model.name | quote }}}
+{{- if .name }}
+- {name: OPENAI_MODEL, value: {{ .name | quote }}}
 {{- end }}
-{{- if .Values.model.secret }}
-- {name: OPENAI_API_KEY, valueFrom: {secretKeyRef: {name: {{ .Values.model.secret | quote }}, key: api-key}}}
+{{- if and .secret $.drives }}
+- {name: OPENAI_API_KEY, valueFrom: {secretKeyRef: {name: {{ .secret | quote }}, key: api-key}}}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The attacks need an identity and nothing else: no key, no database. */}}
+{{- define "ringfence.attackEnv" -}}
+- {name: RINGFENCE_HOME, value: /tmp/ringfence}
+- {name: HOME, value: /tmp}
+- {name: RINGFENCE_KUBERNETES, value: {{ include "ringfence.cluster" . | quote }}}
+{{- end -}}
+
+{{/* The keys that a part opens, and no other reaches its pod. Takes root, part and drives. */}}
+{{- define "ringfence.keyNames" -}}
+{{- $keys := list "audit.key" "originals.key" -}}
+{{- if eq .part "console" -}}{{- $keys = append $keys "people.key" -}}{{- end -}}
+{{- if .drives -}}{{- $keys = append $keys "sandbox.key" -}}{{- end -}}
+{{- if or (eq .part "egress") (and .drives .root.Values.egress.enabled) -}}{{- $keys = append $keys "egress-proxy.secret" -}}{{- end -}}
+{{- join " " $keys -}}
 {{- end -}}
 
 {{- define "ringfence.mounts" -}}
 - {name: state, mountPath: /var/lib/ringfence}
-- {name: config, mountPath: /etc/ringfence, readOnly: true}
+- {name: own-keys, mountPath: /run/ringfence}
 - {name: tmp, mountPath: /tmp}
 {{- end -}}
 
+{{/* Volumes of a part that takes tasks. Takes root, part and drives. */}}
 {{- define "ringfence.volumes" -}}
 - name: state
-  {{- if .Values.state.enabled }}
-  persistentVolumeClaim: {claimName: {{ include "ringfence.claim" . | quote }}}
+  {{- if .root.Values.state.enabled }}
+  persistentVolumeClaim: {claimName: {{ include "ringfence.claim" .root | quote }}}
   {{- else }}
   emptyDir: {sizeLimit: 10Gi}
   {{- end }}
-{{ include "ringfence.sharedVolumes" . }}
-{{- end -}}
-
-{{- define "ringfence.sharedVolumes" -}}
-- {name: tmp, emptyDir: {sizeLimit: 2Gi}}
-- {name: keys, secret: {secretName: {{ include "ringfence.keys" . | quote }}, defaultMode: 288}}
 - name: config
   projected:
     sources:
-      - configMap: {name: {{ include "ringfence.name" . }}-config}
+      - configMap: {name: {{ include "ringfence.name" .root }}-config}
       - configMap:
-          name: {{ include "ringfence.name" . }}-profiles
+          name: {{ include "ringfence.name" .root }}-profiles
           items:
-            {{- range $name, $_ := .Values.profiles }}
+            {{- range $name, $_ := .root.Values.profiles }}
             - {key: {{ $name }}.yaml, path: profiles/{{ $name }}.yaml}
             {{- else }} []
             {{- end }}
+{{ include "ringfence.keyVolumes" . }}
+{{- end -}}
+
+{{/* The pod's own keys lie in its memory: the state may be one volume for all pods. Takes root, part and drives. */}}
+{{- define "ringfence.keyVolumes" -}}
+- {name: tmp, emptyDir: {sizeLimit: 2Gi}}
+- {name: own-keys, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+- name: keys
+  secret:
+    secretName: {{ include "ringfence.keys" .root | quote }}
+    defaultMode: 288
+    items:
+      {{- range splitList " " (include "ringfence.keyNames" .) }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
 {{- end -}}
 
 {{/* The program insists on a folder and on keys that nobody else can read, which no mount can say by itself. */}}
 {{- define "ringfence.takeKeys" -}}
 - name: keys
-  image: {{ include "ringfence.image" . | quote }}
-  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  image: {{ include "ringfence.image" .root | quote }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
   command:
     - /bin/sh
     - -euc
     - |
       umask 077
-      mkdir -p /var/lib/ringfence/state
-      cd /var/lib/ringfence/state
-      for key in audit.key people.key originals.key sandbox.key egress-proxy.secret; do
-        cp "/keys/$key" ".$key.$HOSTNAME"
-        mv ".$key.$HOSTNAME" "$key"
-      done
-  securityContext: {{ include "ringfence.security" . }}
+      mkdir -p /var/lib/ringfence/state /run/ringfence/keys
+      cd /keys
+      cp {{ include "ringfence.keyNames" . }} /run/ringfence/keys/
+  securityContext: {{ include "ringfence.security" .root }}
   resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {memory: 64Mi}}
   volumeMounts:
     - {name: state, mountPath: /var/lib/ringfence}
+    - {name: own-keys, mountPath: /run/ringfence}
     - {name: keys, mountPath: /keys, readOnly: true}
 {{- end -}}
 
@@ -152,10 +184,10 @@ seccompProfile: {type: RuntimeDefault}
   image: {{ include "ringfence.image" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [ringfence, doctor, --cluster]
-  env: {{- include "ringfence.env" . | nindent 4 }}
+  env: {{- include "ringfence.attackEnv" . | nindent 4 }}
   securityContext: {{ include "ringfence.security" . }}
   resources: {requests: {cpu: 10m, memory: 128Mi}, limits: {memory: 512Mi}}
-  volumeMounts: {{- include "ringfence.mounts" . | nindent 4 }}
+  volumeMounts: [{name: tmp, mountPath: /tmp}]
 {{- end -}}
 
 {{- define "ringfence.placement" -}}
