@@ -10,7 +10,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from ringfence.api.forms import NewTask
+from ringfence.api.forms.tasks import NewTask
 from ringfence.api.house import House
 from ringfence.api.problems import Unseen
 from ringfence.auth.identity import Identity

@@ -8,7 +8,7 @@ from typing import assert_never
 from sqlalchemy import Connection, insert, select
 
 from ringfence import voting
-from ringfence.api.forms import NewVote
+from ringfence.api.forms.cards import NewVote
 from ringfence.api.house import House
 from ringfence.api.reading import Waiting
 from ringfence.api.schema import opened_findings

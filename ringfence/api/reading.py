@@ -45,7 +45,7 @@ class RunLine:
     detail: str
     profile: str
     model: str
-    person: str
+    on_behalf_of: str
     turn: int
     cost_micro_usd: int
     input_tokens: int
@@ -258,8 +258,8 @@ def _line(row: Row[tuple[object, ...]]) -> RunLine:
         waits_for=WaitsFor(row.waits_for),
         detail=row.detail,
         profile=row.profile,
-        model=model_name(row.model),
-        person=row.on_behalf_of,
+        model=row.model,
+        on_behalf_of=row.on_behalf_of,
         turn=row.turn,
         cost_micro_usd=row.cost_micro_usd,
         input_tokens=row.input_tokens,

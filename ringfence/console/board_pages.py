@@ -16,7 +16,7 @@ from starlette.responses import Response
 from ringfence.api import reading, steps
 from ringfence.api.access import HouseHere, require, require_anywhere
 from ringfence.api.assigning import assign
-from ringfence.api.forms import NewTask
+from ringfence.api.forms.tasks import NewTask
 from ringfence.api.house import House
 from ringfence.api.problems import DOMAIN, problem_of
 from ringfence.api.routes.log import export_response

@@ -15,7 +15,7 @@ from ringfence.api import reading
 from ringfence.api.access import HouseHere, require
 from ringfence.api.coverage import Coverage, coverage_of
 from ringfence.api.deciding import cast, open_finding, opened
-from ringfence.api.forms import NewVote
+from ringfence.api.forms.cards import NewVote
 from ringfence.api.house import House
 from ringfence.api.problems import DOMAIN, Unseen, problem_of
 from ringfence.api.reading import Waiting

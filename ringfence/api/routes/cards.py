@@ -12,19 +12,8 @@ from ringfence.api import reading
 from ringfence.api.access import Caller, HouseHere, is_still, require
 from ringfence.api.deciding import cast
 from ringfence.api.feed import Interest
-from ringfence.api.forms import (
-    CardOut,
-    CardPath,
-    Done,
-    EscalationOut,
-    GrantOut,
-    Limit,
-    NewVote,
-    PageOf,
-    VoteOut,
-    json_of,
-    page,
-)
+from ringfence.api.forms.cards import CardOut, EscalationOut, GrantOut, NewVote, VoteOut
+from ringfence.api.forms.shape import CardPath, Done, Limit, PageOf, json_of, page
 from ringfence.api.house import House
 from ringfence.api.once import KeyHere
 from ringfence.api.problems import Unseen, documented
@@ -133,6 +122,6 @@ def _card(connection: Connection, house: House, identity: Identity, number: int)
     found = waiting.escalation
     return CardOut(
         escalation=EscalationOut.of(waiting),
-        votes=[VoteOut.of(one) for one in escalations.votes_of(connection, found.id)],
+        votes=[VoteOut.model_validate(one) for one in escalations.votes_of(connection, found.id)],
         is_as_shown=found.state is not EscalationState.OPEN or is_as_shown(connection, found, house.toolbox),
     )

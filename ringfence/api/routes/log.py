@@ -15,7 +15,8 @@ from fastapi import Path as PathParameter
 from ringfence.api import reading
 from ringfence.api.access import Caller, HouseHere, require, require_anywhere
 from ringfence.api.evidence import Proved, entries_page, entry_with_proof
-from ringfence.api.forms import EntryOut, Limit, PageOf, ProofOut, RunPath, VerdictOut
+from ringfence.api.forms.log import EntryOut, ProofOut, VerdictOut
+from ringfence.api.forms.shape import Limit, PageOf, RunPath
 from ringfence.api.house import House
 from ringfence.api.problems import documented
 from ringfence.api.verdicts import LogVerdict
@@ -86,7 +87,7 @@ async def list_entries(
     reach = identity.reach(Permission.READ_ENTRIES)
     found = await house.store.read(lambda c: entries_page(c, reach, asked, after=after, limit=limit))
     following = None if found.next is None else str(found.next)
-    return PageOf[EntryOut](items=[EntryOut.of(entry) for entry in found.entries], next=following)
+    return PageOf[EntryOut](items=[EntryOut.model_validate(entry) for entry in found.entries], next=following)
 
 
 @router.get("/entries/{position}", responses=documented(403, 404))
@@ -150,7 +151,7 @@ def verdict_out(last: LogVerdict | None) -> VerdictOut:
 def _proof(found: Proved) -> ProofOut:
     view = found.view
     return ProofOut(
-        entry=EntryOut.of(view.entry),
+        entry=EntryOut.model_validate(view.entry),
         raw_base64=base64.b64encode(view.raw).decode(),
         leaf=found.leaf.hex(),
         size=view.size,

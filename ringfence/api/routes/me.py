@@ -8,20 +8,9 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
 from ringfence.api.access import Caller, HouseHere, address_of, require
-from ringfence.api.forms import (
-    Done,
-    GroupOut,
-    Limit,
-    LoginGiven,
-    Me,
-    NewToken,
-    PageOf,
-    PlaceOut,
-    TokenMade,
-    TokenOut,
-    json_of,
-    page,
-)
+from ringfence.api.forms.people import GroupOut, Me, PlaceOut
+from ringfence.api.forms.shape import Done, Limit, PageOf, json_of, page
+from ringfence.api.forms.tokens import LoginGiven, NewToken, TokenMade, TokenOut
 from ringfence.api.once import KeyHere
 from ringfence.api.problems import Unseen, documented
 from ringfence.auth import people, sessions, tokens

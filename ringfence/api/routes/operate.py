@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request
 
 from ringfence.api import operating
 from ringfence.api.access import Caller, HouseHere, require, require_anywhere
-from ringfence.api.forms import PageOf, SandboxOut, StopGiven, Stopped
+from ringfence.api.forms.platform import SandboxOut, StopGiven, Stopped
+from ringfence.api.forms.shape import PageOf
 from ringfence.api.problems import documented
 from ringfence.auth.roles import EVERY_TEAM, Permission
 

@@ -8,20 +8,8 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import Connection
 
 from ringfence.api.access import Caller, HouseHere, require
-from ringfence.api.forms import (
-    Done,
-    Invitation,
-    Limit,
-    NamePath,
-    NewPerson,
-    NewTeam,
-    PageOf,
-    PersonOut,
-    Places,
-    TeamOut,
-    json_of,
-    page,
-)
+from ringfence.api.forms.people import Invitation, NewPerson, NewTeam, PersonOut, Places, TeamOut
+from ringfence.api.forms.shape import Done, Limit, NamePath, PageOf, json_of, page
 from ringfence.api.house import House
 from ringfence.api.once import KeyHere
 from ringfence.api.problems import documented
@@ -40,7 +28,7 @@ async def list_teams(house: HouseHere, identity: Caller, after: After = "", limi
     """The teams that the caller may see."""
     reach = identity.reach(Permission.READ)
     found = await house.store.read(lambda c: people.list_teams(c, after=after, limit=limit))
-    shown = [TeamOut.of(team) for team in found if team.name in reach]
+    shown = [TeamOut.model_validate(team) for team in found if team.name in reach]
     following = found[-1].name if len(found) == limit else None
     return PageOf[TeamOut](items=shown, next=following)
 

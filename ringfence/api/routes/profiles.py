@@ -9,7 +9,8 @@ from fastapi import APIRouter, Path, Request
 
 from ringfence.api import catalogue
 from ringfence.api.access import Caller, HouseHere, require_anywhere
-from ringfence.api.forms import PageOf, ProfileLine, ProfileOut, TryAnswer, TryCall
+from ringfence.api.forms.platform import ProfileLine, ProfileOut, TryAnswer, TryCall
+from ringfence.api.forms.shape import PageOf
 from ringfence.api.problems import documented
 from ringfence.auth.roles import Permission
 

@@ -13,22 +13,8 @@ from ringfence.api import reading, steps
 from ringfence.api.access import Caller, HouseHere, is_still, require
 from ringfence.api.assigning import assign
 from ringfence.api.feed import Interest
-from ringfence.api.forms import (
-    Answered,
-    Because,
-    Caps,
-    Done,
-    Limit,
-    NewTask,
-    PageOf,
-    RunOut,
-    RunPath,
-    Said,
-    TaskOpened,
-    TeamQuery,
-    json_of,
-    page,
-)
+from ringfence.api.forms.shape import Answered, Because, Done, Limit, PageOf, RunPath, TeamQuery, json_of, page
+from ringfence.api.forms.tasks import Caps, NewTask, RunOut, Said, TaskOpened
 from ringfence.api.house import House
 from ringfence.api.once import KeyHere
 from ringfence.api.problems import Unseen, documented
@@ -146,12 +132,12 @@ async def list_tasks(
     found = await house.store.read(
         lambda c: reading.run_lines(c, reach, states=state, team=team, after=after, limit=limit)
     )
-    return page([RunOut.of_line(line) for line in found], limit, found[-1].id if found else None)
+    return page([RunOut.model_validate(line) for line in found], limit, found[-1].id if found else None)
 
 
 @router.get("/runs/{run}", responses=documented(404))
 async def show_run(house: HouseHere, identity: Caller, run: RunPath) -> RunOut:
-    return RunOut.of(await house.store.read(lambda c: reading.seen_run(c, identity, run)))
+    return RunOut.model_validate(await house.store.read(lambda c: reading.seen_run(c, identity, run)))
 
 
 @router.get("/runs/{run}/steps", responses=documented(404))

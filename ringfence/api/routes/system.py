@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from fastapi import APIRouter, Response
 
 from ringfence.api.access import HouseHere
-from ringfence.api.forms import Answered
+from ringfence.api.forms.shape import Answered
 from ringfence.api.house import House
 from ringfence_audit.errors import LogUnavailable
 
