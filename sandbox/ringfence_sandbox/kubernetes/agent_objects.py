@@ -7,7 +7,7 @@ from typing import Final
 
 from ringfence_sandbox.kubernetes import names, rights
 from ringfence_sandbox.kubernetes.agent_port import Change, Held, Right
-from ringfence_sandbox.kubernetes.json_value import Json, Object
+from ringfence_sandbox.kubernetes.json_value import Json, Object, child
 
 EXPIRES: Final = "ringfence/expires-at"
 """On a grant's Role: Unix seconds, for people's eyes. What lives is what the database says."""
@@ -29,14 +29,14 @@ _VOLATILE: Final = frozenset(
         "spec.clusterIPs",
     }
 )
-_RANDOM_WORDS: Final = ("controller-uid", "batch.kubernetes.io/controller-uid")
+_OWN_UID: Final = "(its own uid)"
 _TOKEN_VOLUME: Final = "kube-api-access-"  # noqa: S105 - the beginning of a volume's name
 DEPTH: Final = 40
 
 
 def changes(before: Object | None, after: Object) -> tuple[Change, ...]:
     """Every leaf that differs, by path; what the server chooses anew each time is left out."""
-    old, new = dict(_leaves(before or {})), dict(_leaves(after))
+    old, new = _flat(before or {}), _flat(after)
     paths = sorted(set(old) | set(new))
     return tuple(Change(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path))
 
@@ -47,8 +47,14 @@ def unasked(manifest: Object, found: Sequence[Change]) -> tuple[Change, ...]:
     return tuple(one for one in found if one.path in asked and asked[one.path] != one.after)
 
 
+def _flat(thing: Object) -> dict[str, Json]:
+    """Its leaves by path; its own uid, which a Job's labels hold and each dry run chooses anew, by name only."""
+    uid = child(thing, "metadata", "uid")
+    return {path: _OWN_UID if uid is not None and value == uid else value for path, value in _leaves(thing)}
+
+
 def _leaves(value: Json, path: str = "", depth: int = 0) -> Iterator[tuple[str, Json]]:
-    if path in _VOLATILE or path.rpartition(".")[2] in _RANDOM_WORDS or depth > DEPTH:
+    if path in _VOLATILE or depth > DEPTH:
         return
     if isinstance(value, Mapping):
         for key, item in value.items():

@@ -175,6 +175,25 @@ def test_a_diff_leaves_out_what_the_server_chooses_anew() -> None:
     )
 
 
+def job(uid: str, **labels: str) -> dict[str, Json]:
+    """As a server-side dry run answers: its controller's labels hold the uid that each answer has anew."""
+    own = {"controller-uid": uid, "batch.kubernetes.io/controller-uid": uid, **labels}
+    selector: Json = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+    template: Json = {"metadata": {"labels": own}}
+    return {"metadata": {"name": "once", "uid": uid}, "spec": {"selector": selector, "template": template}}
+
+
+def test_what_holds_an_objects_own_uid_is_the_same_in_every_dry_run() -> None:
+    assert changes(None, job("1")) == changes(None, job("2"))
+    assert changes(job("1"), job("2")) == ()
+
+
+def test_a_label_that_only_looks_like_the_controllers_is_shown() -> None:
+    word = "batch.kubernetes.io/controller-uid"
+    shown = [one.after for one in changes(None, job("1", **{word: "another", "controller-uid": "another"}))]
+    assert shown.count("another") == 2
+
+
 def test_a_new_object_that_the_server_would_make_otherwise_is_not_what_people_saw() -> None:
     asked: Json = {"spec": {"image": "example.org/a"}}
     assert isinstance(asked, dict)
