@@ -7,13 +7,20 @@ types that convert. Errors are the driver's own; the store knows them.
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from functools import cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, Executable
 from sqlalchemy.sql.dml import Insert
+
+_ROWS_AT_ONCE = 32
+_ONE_ROW = re.compile(r"VALUES (\(\?(?:, \?)*\))")
 
 # Any: rows and the driver's connection are as untyped as SQLAlchemy's own.
 Values = Mapping[str, Any]
@@ -70,6 +77,7 @@ class _Compiled:
             raise TypeError("a prepared statement cannot hold a list; name the values one by one")
         self._defaults: Values = {key: value for key, value in compiled.params.items() if value is not None}
         self._order: Sequence[str] | None = compiled.positiontup
+        self._is_insert = isinstance(statement, Insert)
         selected = getattr(statement, "selected_columns", None)
         names = [column.key for column in selected] if selected is not None else []
         # Any: a namedtuple's fields are known only here, from the statement.
@@ -87,5 +95,27 @@ class _Compiled:
         return driver.execute(self.text, self.bind(values))
 
     def many(self, driver: Any, rows: Sequence[Any]) -> None:
+        if self._is_insert and isinstance(driver, sqlite3.Connection):
+            insert_rows(driver, self.text, rows)
+            return
         with closing(driver.cursor()) as cursor:
             cursor.executemany(self.text, rows)
+
+
+def insert_rows(driver: sqlite3.Connection, text: str, rows: Sequence[Sequence[object]]) -> None:
+    """Run an insert of one row for each of `rows`, many rows to a statement.
+
+    SQLite's driver gives up the interpreter's lock at every row of an `executemany`, and gets it back when the event
+    loop's thread lets go of it.
+    """
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        chunk = rows[start : start + _ROWS_AT_ONCE]
+        driver.execute(_of_rows(text, len(chunk)), list(chain.from_iterable(chunk)))
+
+
+@cache
+def _of_rows(text: str, count: int) -> str:
+    found = _ONE_ROW.search(text)
+    if found is None:
+        raise TypeError(f"this is no insert of one row: {text}")
+    return f"{text[: found.end()]}{f', {found[1]}' * (count - 1)}{text[found.end() :]}"

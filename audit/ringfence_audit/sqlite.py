@@ -14,14 +14,16 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from ringfence_audit.database import Head
+from ringfence_audit.database import Appended, Head
 from ringfence_audit.errors import LogUnavailable
+from ringfence_audit.prepared import insert_rows
 from ringfence_audit.session import WRITERS_KEPT_S, EvidenceSession, statements
 from ringfence_audit.wakeups import FileWakeups, file_wakeups
 
 _BUSY_S = 30.0
-_WAL_PAGES_SOFT = 4_000
-"""16 MB: from here on the keeper moves the WAL into the file while writers go on."""
+_WAL_PAGES_SOFT = 256
+"""1 MB: from here on the keeper moves the WAL into the file while writers go on. So early because a commit that
+overwrites what the WAL held costs half of one that makes it longer: the file system has no new blocks to record."""
 _WAL_PAGES_HARD = 32_000
 """128 MB: the writer waits for the move, so that a steady load cannot grow the WAL without end."""
 _STORAGE_CODES = frozenset(
@@ -44,6 +46,7 @@ class SqliteSession(EvidenceSession):
 
     TEXT = statements("?", "unixepoch()")
     _driver: sqlite3.Connection
+    _has_savepoint = False
 
     def begin(self, known: int, streams: Sequence[str]) -> Head:
         self._driver.execute("BEGIN IMMEDIATE")
@@ -55,22 +58,26 @@ class SqliteSession(EvidenceSession):
 
     @property
     def is_hopeful(self) -> bool:
-        return False
+        return True
 
     def roll_back(self) -> None:
+        self._has_savepoint = False
         self._driver.execute("ROLLBACK")
 
     def enter(self) -> None:
         self._driver.execute("SAVEPOINT job")
+        self._has_savepoint = True
 
     def leave(self) -> None:
-        self._driver.execute("RELEASE job")
+        if self._has_savepoint:
+            self._driver.execute("RELEASE job")
+            self._has_savepoint = False
 
     def undo(self) -> bool:
         if not self._driver.in_transaction:
             return False
         self._driver.execute("ROLLBACK TO job")
-        self._driver.execute("RELEASE job")
+        self.leave()
         return True
 
     @property
@@ -82,6 +89,11 @@ class SqliteSession(EvidenceSession):
 
     def confirm(self) -> None:
         self._driver.execute("ROLLBACK")
+
+    def _append_entries(self, appended: Appended) -> None:
+        insert_rows(self._driver, self.TEXT["add_entry"], list(enumerate(appended.entries, appended.first)))
+        streams = [(head.stream, head.length, head.head) for head in appended.streams]
+        insert_rows(self._driver, self.TEXT["set_stream"], streams)
 
     def commit(self) -> None:
         if not self._driver.in_transaction:

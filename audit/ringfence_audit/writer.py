@@ -18,7 +18,7 @@ from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.log import CHECKPOINT_S, Log, OpenTransaction, Task
 
 _LARGEST_BATCH = 512
-_TEND_EVERY = 64
+_TEND_EVERY = 32
 """Batches between two looks at the database's upkeep."""
 
 
