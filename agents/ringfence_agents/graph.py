@@ -1,9 +1,9 @@
 """The graph of a run: a cursor that is re-entered from the tables. No checkpointer.
 
-START computes from the tables what is next: `think`, one `Send("call", …)` for each call that may start, `collect`, or
-the end (parked, closing, told to stop). Every node stores what it did before it returns; the state that flows between
-nodes is JSON-plain and may be lost at any point. LangGraph runs the calls of a step side by side; which may be in one
-step is the ledger's answer, not the graph's.
+START computes from the tables what is next: `advance` (collect the results of a turn and think about the next), one
+`Send("call", …)` for each call that may start, or the end (parked, closing, told to stop). Every node stores what it
+did before it returns; the state that flows between nodes is JSON-plain and may be lost at any point. LangGraph runs the
+calls of a step side by side; which may be in one step is the ledger's answer, not the graph's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from langgraph.errors import GraphRecursionError
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Send
+from langgraph.types import Command, Send
 
 from ringfence_agents.collecting import collect
 from ringfence_agents.drive import Drive
@@ -48,14 +48,10 @@ RunGraph = CompiledStateGraph[Cursor, Drive, Cursor, Cursor]
 def build_graph() -> RunGraph:
     """One graph serves every run of a process; a run's `Drive` comes as the context of its entry."""
     graph = StateGraph(Cursor, context_schema=Drive)
-    graph.add_node("think", _think)
+    graph.add_node("advance", _advance, destinations=("call", END))
     graph.add_node("call", _call)
-    graph.add_node("collect", _collect)
-    targets = ["think", "call", "collect", END]
-    graph.add_conditional_edges(START, _route, targets)
-    graph.add_conditional_edges("think", _route, targets)
-    graph.add_edge("call", "collect")
-    graph.add_conditional_edges("collect", _route, targets)
+    graph.add_conditional_edges(START, _enter, ["advance", "call", END])
+    graph.add_edge("call", "advance")
     return graph.compile()
 
 
@@ -82,17 +78,28 @@ def _cursor(drive: Drive, what: Todo) -> Cursor:
     return {"at": (what.next.value, drive.record.turn, [key.index for key in what.start])}
 
 
-async def _route(state: Cursor) -> str | list[Send]:
+async def _enter(state: Cursor) -> str | list[Send]:
     """Pure, but a coroutine: LangGraph sends a plain function through a thread each time."""
+    return _next(state)
+
+
+def _next(state: Cursor) -> str | list[Send]:
     step, turn, indexes = state["at"]
     if step == Next.CALL.value:
         return [Send("call", OneCall(turn=turn, index=index)) for index in indexes]
-    return END if step == Next.END.value else step
+    return END if step == Next.END.value else "advance"
 
 
-async def _think(state: Cursor, runtime: Runtime[Drive]) -> Cursor:
+async def _advance(state: Cursor, runtime: Runtime[Drive]) -> Command[str]:
+    """A `Command` says where to go with what it stores; a branch would read the state once more to be told."""
     drive = runtime.context
-    return _cursor(drive, STOPPED if drive.switch.stop else await think(drive))
+    what = Todo(Next.THINK)
+    if state["at"][0] != Next.THINK.value:
+        what = STOPPED if drive.switch.stop else await collect(drive)
+    if what.next is Next.THINK:
+        what = STOPPED if drive.switch.stop else await think(drive)
+    cursor = _cursor(drive, what)
+    return Command(update=cursor, goto=_next(cursor))
 
 
 async def _call(state: OneCall, runtime: Runtime[Drive]) -> dict[str, str]:
@@ -102,8 +109,3 @@ async def _call(state: OneCall, runtime: Runtime[Drive]) -> dict[str, str]:
     if isinstance(step, Settled) and step.result.status is ResultStatus.UNKNOWN:
         await drive.holder.distrust()
     return {}
-
-
-async def _collect(state: Cursor, runtime: Runtime[Drive]) -> Cursor:
-    drive = runtime.context
-    return _cursor(drive, STOPPED if drive.switch.stop else await collect(drive))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import statistics
 import time
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -31,6 +32,7 @@ from tests.integration.agents.house import House
 pytestmark = pytest.mark.bench
 
 RUNS, TURNS, CALLS = 20, 20, 2
+PAIRS = 5
 
 
 def _answer(request: ModelRequest) -> Answer:
@@ -109,7 +111,13 @@ async def bare(folder: Path) -> float:
 
 
 async def test_governed_calls_a_second_against_a_bare_loop(tmp_path: Path) -> None:
-    (tmp_path / "ours").mkdir()
-    without, governed = await bare(tmp_path), await ours(tmp_path / "ours")
-    print(f"\nbare LangGraph, stock SQLite saver: {without:.0f} calls/s; governed: {governed:.0f} calls/s;", end=" ")
-    print(f"ratio {governed / without:.2f} (to be at least 1.5)")
+    """Pairs, one after the other, so that what else the machine does meanwhile falls on both."""
+    ratios = []
+    print()
+    for pair in range(PAIRS):
+        folder = tmp_path / str(pair)
+        (folder / "ours").mkdir(parents=True)
+        without, governed = await bare(folder), await ours(folder / "ours")
+        ratios.append(governed / without)
+        print(f"bare LangGraph, stock SQLite saver: {without:.0f} calls/s; governed: {governed:.0f}; {ratios[-1]:.2f}")
+    print(f"ratio p50 {statistics.median(ratios):.2f} (to be at least 1.5)")
