@@ -1,4 +1,4 @@
-"""More programs, tried with `RINGFENCE_TEST_PROGRAMS=all`: too slow or too much alike for every day."""
+"""More programs, tried by `make test-all`: too slow or too much alike for every day."""
 
 from __future__ import annotations
 
@@ -125,7 +125,75 @@ class T(unittest.TestCase):
         subprocess.run(["git", "log", "-1"], check=True, capture_output=True)
 """
 
+RUST = "pub fn add(a: i64, b: i64) -> i64 { a - b }\n\n#[test]\nfn adds() { assert_eq!(add(2, 2), 4); }\n"
+CMAKE = """\
+cmake_minimum_required(VERSION 3.16)
+project(calc CXX)
+enable_testing()
+add_executable(check check.cpp)
+add_test(NAME check COMMAND check)
+"""
+CPP = '#include "calc.hpp"\nint main() { return add(2, 2) == 4 ? 0 : 1; }\n'
+DJANGOESQUE = """\
+import unittest
+from pathlib import Path
+
+from app import settings
+from app.views import total
+
+
+class T(unittest.TestCase):
+    def test_total(self):
+        self.assertEqual(total([1, 2, 3]), 6)
+
+    def test_empty(self):
+        self.assertEqual(total([]), 0)
+
+    def test_settings(self):
+        self.assertTrue((Path(settings.__file__).parent / "templates" / "index.html").exists())
+"""
+
 MORE: Sequence[Shape] = (
+    Shape(
+        "Rust with cargo",
+        {
+            "Cargo.toml": '[package]\nname = "calc"\nversion = "0.1.0"\nedition = "2021"\n',
+            "src/lib.rs": RUST,
+            ".gitignore": "/target\nCargo.lock\n",
+        },
+        "cargo test --offline -q",
+        [[("edit_file", {"path": "src/lib.rs", "old": "a - b", "new": "a + b"})]],
+    ),
+    Shape(
+        "C++ with cmake",
+        {
+            "CMakeLists.txt": CMAKE,
+            "calc.hpp": "inline int add(int a, int b) { return a - b; }\n",
+            "check.cpp": CPP,
+            ".gitignore": "/build/\n",
+        },
+        "cmake -S . -B build > /dev/null && cmake --build build > /dev/null && ctest --test-dir build",
+        [[("edit_file", {"path": "calc.hpp", "old": "a - b", "new": "a + b"})]],
+    ),
+    Shape(
+        "three failing tests in two files",
+        {
+            "app/__init__.py": "",
+            "app/settings.py": "DEBUG = True\n",
+            "app/views.py": (
+                "def total(items):\n    result = items[0]\n    for i in items:\n        result += i\n    return result\n"
+            ),
+            "tests/__init__.py": "",
+            "tests/test_app.py": DJANGOESQUE,
+        },
+        "python3 -m unittest discover -q",
+        [
+            [("read_file", {"path": "app/views.py"}), ("read_file", {"path": "tests/test_app.py"})],
+            [("write_file", {"path": "app/views.py", "content": "def total(items):\n    return sum(items)\n"})],
+            [("write_file", {"path": "app/templates/index.html", "content": "<h1>x</h1>\n"})],
+        ],
+        expects="new file mode 100644",
+    ),
     Shape(
         "Go where it is installed",
         {

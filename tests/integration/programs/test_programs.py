@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,10 +16,13 @@ from tests.integration.programs.shapes import SUITE, Shape
 
 pytestmark = pytest.mark.sandbox
 STYLES = tuple(Style)
-PROGRAMS = (*SUITE, *MORE) if os.environ.get("RINGFENCE_TEST_PROGRAMS") == "all" else SUITE
+PROGRAMS = [
+    pytest.param(number, shape, id=shape.name, marks=[pytest.mark.slow] if shape in MORE else [])
+    for number, shape in enumerate((*SUITE, *MORE))
+]
 
 
-@pytest.mark.parametrize(("number", "shape"), list(enumerate(PROGRAMS)), ids=[shape.name for shape in PROGRAMS])
+@pytest.mark.parametrize(("number", "shape"), PROGRAMS)
 def test_a_program_ends_with_a_patch_that_turns_its_tests_green_and_a_log_of_exactly_its_calls(
     number: int, shape: Shape, tmp_path: Path
 ) -> None:
