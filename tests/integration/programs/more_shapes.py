@@ -181,7 +181,8 @@ MORE: Sequence[Shape] = (
             "app/__init__.py": "",
             "app/settings.py": "DEBUG = True\n",
             "app/views.py": (
-                "def total(items):\n    result = items[0]\n    for i in items:\n        result += i\n    return result\n"
+                "def total(items):\n    result = items[0]\n    for i in items:\n        result += i\n    return result"
+                "\n"
             ),
             "tests/__init__.py": "",
             "tests/test_app.py": DJANGOESQUE,
