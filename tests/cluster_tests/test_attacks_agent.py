@@ -45,7 +45,13 @@ def pod_tries(place: Field) -> list[Try]:
     main: dict[str, Json] = {"name": "main", "image": place.image}
     secret: Json = [{"name": "x", "valueFrom": {"secretKeyRef": {"name": names.CREDENTIAL, "key": "server.key"}}}]
     token: Json = {"sources": [{"serviceAccountToken": {"path": "t", "audience": "sts.example.org"}}]}
+    certificate: Json = {"signerName": "example.org/any", "keyType": "ED25519", "credentialBundlePath": "c"}
+    scratch: Json = {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}}
     specs: dict[str, dict[str, Json]] = {
+        "with a driver's volume": {"volumes": [{"name": "c", "csi": {"driver": "secrets.example.org"}}]},
+        "with a claim of its own": {"volumes": [{"name": "e", "ephemeral": {"volumeClaimTemplate": scratch}}]},
+        "with a share of elsewhere": {"volumes": [{"name": "n", "nfs": {"server": "192.0.2.1", "path": "/"}}]},
+        "with a certificate": {"volumes": [{"name": "p", "projected": {"sources": [{"podCertificate": certificate}]}}]},
         "from a foreign image": {"containers": [main | {"image": "foreign.invalid/x:1"}]},
         "with a foreign first container": {"initContainers": [main | {"name": "i", "image": "foreign.invalid/x:1"}]},
         "with a foreign image volume": {"volumes": [{"name": "i", "image": {"reference": "foreign.invalid/x:1"}}]},

@@ -22,6 +22,8 @@ POLICY_BINDING: Final = Kind(
     "admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings", is_namespaced=False
 )
 FOREIGN_IMAGE: Final = "foreign.invalid/image:1"
+DRIVER_VOLUMES: Final = ({"name": "check", "csi": {"driver": "secrets.example.org"}},)
+"""A volume of a driver on the node: those of secret stores hand out what they hold for the account or the node."""
 
 ALLOWED: Final[Mapping[tuple[str, str], frozenset[str]]] = MappingProxyType(
     {
@@ -291,6 +293,12 @@ def inside_attacks(who: Orchestrator, place: str) -> Sequence[Attack]:
             restricted_pod(place, FOREIGN_IMAGE, serviceAccountName=names.SERVICE_ACCOUNT),
         ),
         Attack(
+            "start a pod with a driver's volume",
+            "POST",
+            kinds.POD.path(place),
+            restricted_pod(place, who.image, serviceAccountName=names.SERVICE_ACCOUNT, volumes=DRIVER_VOLUMES),
+        ),
+        Attack(
             "start a pod on the host's network",
             "POST",
             kinds.POD.path(place),
@@ -335,6 +343,12 @@ def agent_attacks(who: Orchestrator, place: str) -> Sequence[Attack]:
             restricted_pod(place, who.image, terminationGracePeriodSeconds=86400),
         ),
         Attack("mount a secret as an agent", "POST", pods, restricted_pod(place, who.image, volumes=mount)),
+        Attack(
+            "mount a driver's volume as an agent",
+            "POST",
+            pods,
+            restricted_pod(place, who.image, volumes=DRIVER_VOLUMES),
+        ),
         Attack(
             "open a load balancer as an agent",
             "POST",
