@@ -24,9 +24,8 @@ DAEMON = (
 
 async def running(box: Box, word: str) -> int:
     """How many processes have `word` in their command line, the one that counts left out."""
-    said = await box.says(
-        f"for p in /proc/[0-9]*; do {{ tr '\\0' ' ' < $p/cmdline; }} 2>/dev/null | grep -v grep; echo; done | grep -c '{word}'"
-    )
+    told = "{ tr '\\0' ' ' < $p/cmdline; } 2>/dev/null | grep -v grep; echo"
+    said = await box.says(f"for p in /proc/[0-9]*; do {told}; done | grep -c '{word}'")
     return int(said)
 
 
