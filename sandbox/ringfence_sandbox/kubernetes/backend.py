@@ -27,7 +27,7 @@ from ringfence_sandbox.kubernetes.egress_identity import EgressKey
 from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull, RequestRefused
 from ringfence_sandbox.kubernetes.json_value import Object, labels_of, name_of, strings, text
 from ringfence_sandbox.kubernetes.link import Link, Linked
-from ringfence_sandbox.kubernetes.pod import Start, shape_digest
+from ringfence_sandbox.kubernetes.objects import shape_digest
 from ringfence_sandbox.kubernetes.pool_book import Bounds, Member, PoolBook
 from ringfence_sandbox.kubernetes.pools import Pool
 from ringfence_sandbox.kubernetes.sandbox import KubernetesSandbox
@@ -129,7 +129,7 @@ class KubernetesBackend(Backend):
         self.cold_starts += 1
         await self._claim_name(spec, namespace)
         try:
-            view = await self._build(spec, namespace, self._start(spec), state="running")
+            view = await self._build(spec, namespace, state="running")
             return await self._enter(spec, namespace, view, seen=await self._network_seen(namespace))
         except BaseException:
             # whatever went wrong, half a sandbox is never left behind; cancellation included
@@ -159,7 +159,7 @@ class KubernetesBackend(Backend):
         """Build a namespace that is nobody's, and show its fence. Raises `SandboxError`, leaving nothing."""
         await self.api.create(objects.namespace_object(namespace, spec, self.settings, state="pooled"))
         try:
-            view = await self._build(spec, namespace, self._start(spec), state="pooled")
+            view = await self._build(spec, namespace, state="pooled")
             seen = await self._network_seen(namespace)
             shown = await self._enter(spec, namespace, view, seen=seen)
             self._open.pop(spec.id, None)
@@ -201,7 +201,7 @@ class KubernetesBackend(Backend):
             if found is None or strings(found, "metadata", "annotations").get(NONCE) != nonce:
                 raise SandboxBusy(f"sandbox {spec.id} exists already: attach to it or destroy it first") from error
 
-    async def _build(self, spec: SandboxSpec, namespace: str, start: Start, *, state: str) -> PodView:
+    async def _build(self, spec: SandboxSpec, namespace: str, *, state: str) -> PodView:
         """Fence first, then the pod, then wait. The fence's objects do not depend on each other."""
         made = objects.build(
             spec,
@@ -209,7 +209,6 @@ class KubernetesBackend(Backend):
             namespace=namespace,
             state=state,
             credential=self._key.server_files(namespace, now=self._now()),
-            start=start,
         )
         for thing in made.orchestrator:
             await self.api.apply(thing)
@@ -217,14 +216,6 @@ class KubernetesBackend(Backend):
         await _together(self._apply_early(thing, is_fresh=is_fresh) for thing in made.fence)
         pod = await self._apply_pod(made.pod)
         return await waiting.until_running(self.api, namespace, pod, timeout_s=self.settings.start_timeout_s)
-
-    def _start(self, spec: SandboxSpec) -> Start:
-        return Start(
-            has_user_namespaces=self.settings.has_user_namespaces,
-            closed_window_s=self.settings.closed_window_s,
-            closed_within_s=self.settings.closed_within_s,
-            is_open_reported=spec.is_reduced_allowed,
-        )
 
     async def _apply_early(self, thing: Object, *, is_fresh: bool) -> Object:
         """A right that was bound just now may not be known to the authoriser for a moment, which answers 403."""
@@ -335,7 +326,7 @@ class KubernetesBackend(Backend):
     async def _resume(self, spec: SandboxSpec, namespace: str) -> Sandbox:
         if not self.settings.storage_class:
             raise SandboxGone(f"the pod in {namespace} is gone, and its files with it")
-        view = await self._build(spec, namespace, self._start(spec), state="running")
+        view = await self._build(spec, namespace, state="running")
         await self._mark(namespace, "running")
         return await self._enter(spec, namespace, view, seen=await self._network_seen(namespace))
 

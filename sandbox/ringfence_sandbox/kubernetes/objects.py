@@ -8,10 +8,12 @@ lives in the namespace, so its deletion removes everything.
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ringfence_sandbox.contract import ClusterRule, SandboxSpec
+from ringfence_sandbox.contract import ClusterRule, SandboxId, SandboxSpec
 from ringfence_sandbox.kubernetes import names
 from ringfence_sandbox.kubernetes.credentials import ServerFiles
 from ringfence_sandbox.kubernetes.json_value import Json, mapping
@@ -20,9 +22,7 @@ from ringfence_sandbox.kubernetes.pod import (
     FIRST_CPUS,
     FIRST_DISK_BYTES,
     FIRST_MEMORY_BYTES,
-    Start,
     pod,
-    shape_digest,
 )
 from ringfence_sandbox.kubernetes.settings import ClusterSettings, Peer
 
@@ -46,7 +46,6 @@ def build(
     namespace: str,
     state: str,
     credential: ServerFiles,
-    start: Start,
 ) -> SandboxObjects:
     """All objects of one sandbox. `state` is `running` for a cold start and `pooled` for a pool member."""
     fence = [
@@ -65,8 +64,17 @@ def build(
         namespace=namespace_object(namespace, spec, settings, state=state),
         orchestrator=orchestrator_binding(namespace, settings),
         fence=fence,
-        pod=pod(spec, settings, namespace=namespace, start=start),
+        pod=pod(spec, settings, namespace=namespace),
     )
+
+
+def shape_digest(spec: SandboxSpec, settings: ClusterSettings) -> str:
+    """What two specs must share for one warm pod to serve either: all that is applied, but for whose it is and for the
+    server's own certificate. 16 hex digits."""
+    anyone = replace(spec, id=SandboxId("anyone"), labels={}, environment={})
+    made = build(anyone, settings, namespace="anywhere", state="running", credential=ServerFiles(b"", b"", b""))
+    fixed = [made.namespace, *made.orchestrator, *made.fence, made.pod]
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def namespace_object(namespace: str, spec: SandboxSpec, settings: ClusterSettings, *, state: str) -> Thing:
@@ -75,11 +83,11 @@ def namespace_object(namespace: str, spec: SandboxSpec, settings: ClusterSetting
     for mode in ("enforce", "warn", "audit"):
         labels[f"pod-security.kubernetes.io/{mode}"] = "restricted"
         labels[f"pod-security.kubernetes.io/{mode}-version"] = "latest"
-    annotations: dict[str, Json] = {names.SPEC_DIGEST: shape_digest(spec, settings)}
+    annotations: dict[str, Json] = {}
     if spec.runtime_class:
         annotations[names.RUNTIME_CLASS] = spec.runtime_class
     if state == "pooled":
-        labels[names.POOL] = shape_digest(spec, settings)
+        labels[names.POOL] = annotations[names.SHAPE] = shape_digest(spec, settings)
         if profile := spec.labels.get("profile"):
             labels["ringfence/profile"] = names.label_value(profile)
     else:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
 
 from ringfence_sandbox.contract import WORKSPACE, SandboxSpec
 from ringfence_sandbox.kubernetes import names
@@ -29,17 +27,6 @@ FIRST_MEMORY_BYTES, FIRST_DISK_BYTES, FIRST_CPUS = 128 << 20, 128 << 20, 1
 """Limits of the first container; the quota has room for them beside the sandbox's own."""
 BOOT = "import sys;sys.path.insert(0,sys.argv.pop(1));from inside.server import main;main()"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """How a pod begins."""
-
-    has_user_namespaces: bool = True
-    closed_window_s: float = 0.1
-    closed_within_s: float = 15.0
-    is_open_reported: bool = False
-    """The reduced level: an open network is said in the pod's status instead of stopping the start."""
 
 
 def python(*arguments: str) -> list[Json]:
@@ -100,7 +87,7 @@ def server_command(spec: SandboxSpec, settings: ClusterSettings) -> list[Json]:
     ]  # fmt: skip
 
 
-def pod(spec: SandboxSpec, settings: ClusterSettings, *, namespace: str, start: Start) -> dict[str, Json]:
+def pod(spec: SandboxSpec, settings: ClusterSettings, *, namespace: str) -> dict[str, Json]:
     """The one pod of a sandbox."""
     body: dict[str, Json] = {
         "automountServiceAccountToken": False,
@@ -123,10 +110,10 @@ def pod(spec: SandboxSpec, settings: ClusterSettings, *, namespace: str, start: 
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         # in this order: the kubelet starts the second when the first one's start hook has returned
-        "containers": [_installer(spec, settings, start), _main(spec, settings)],
+        "containers": [_installer(spec, settings), _main(spec, settings)],
         "volumes": _volumes(spec, settings),
     }
-    if start.has_user_namespaces:
+    if settings.has_user_namespaces:
         body["hostUsers"] = False
     if spec.runtime_class:
         body["runtimeClassName"] = spec.runtime_class
@@ -157,7 +144,7 @@ def _locked() -> dict[str, Json]:
     }
 
 
-def _installer(spec: SandboxSpec, settings: ClusterSettings, start: Start) -> dict[str, Json]:
+def _installer(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Json]:
     limits: dict[str, Json] = {"memory": str(FIRST_MEMORY_BYTES)}
     requests: dict[str, Json] = {"cpu": "10m", "memory": str(FIRST_MEMORY_BYTES // 4)}
     if spec.limits.cpus is not None:
@@ -165,11 +152,12 @@ def _installer(spec: SandboxSpec, settings: ClusterSettings, start: Start) -> di
     if settings.has_storage_limits:
         limits["ephemeral-storage"] = str(FIRST_DISK_BYTES)
         requests["ephemeral-storage"] = str(FIRST_DISK_BYTES // 2)
-    arguments: list[Json] = [INSIDE, "--window", str(start.closed_window_s)]
-    arguments += ["--closed-within", str(start.closed_within_s)]
+    arguments: list[Json] = [INSIDE, "--window", str(settings.closed_window_s)]
+    arguments += ["--closed-within", str(settings.closed_within_s)]
     arguments += ["--volume", VOLUME]
     mounts: list[Json] = [{"name": "inside", "mountPath": INSIDE}, {"name": "workspace", "mountPath": VOLUME}]
-    if start.is_open_reported:
+    if spec.is_reduced_allowed:
+        # an open network is said in the pod's log instead of stopping the start
         arguments.append("--report")
     return {
         "name": names.INSTALLER,
@@ -231,19 +219,3 @@ def _volumes(spec: SandboxSpec, settings: ClusterSettings) -> list[Json]:
             "emptyDir": {"medium": "Memory", "sizeLimit": str(min(spec.limits.tmp_bytes, spec.limits.memory_bytes))},
         },
     ]
-
-
-def shape_digest(spec: SandboxSpec, settings: ClusterSettings) -> str:
-    """What two specs must share for one warm pod to serve either: all that is fixed once a pod runs. 16 hex digits."""
-    fixed = {
-        "image": spec.image or settings.image,
-        "runtime_class": spec.runtime_class,
-        "limits": [getattr(spec.limits, name) for name in spec.limits.__slots__],
-        "inside": settings.inside_image,
-        "reduced": spec.is_reduced_allowed,
-        "egress": spec.has_egress and bool(settings.egress_address),
-        "storage": settings.storage_class,
-        "port": settings.server_port,
-        "rules": [[rule.groups, rule.resources, rule.verbs] for rule in spec.cluster_rules],
-    }
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]

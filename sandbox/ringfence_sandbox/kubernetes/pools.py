@@ -20,7 +20,7 @@ from ringfence_sandbox.kubernetes import kinds, names, objects
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.errors import Conflict
 from ringfence_sandbox.kubernetes.json_value import Json, Object, labels_of, name_of, strings, text
-from ringfence_sandbox.kubernetes.pod import shape_digest
+from ringfence_sandbox.kubernetes.objects import shape_digest
 from ringfence_sandbox.kubernetes.pool_book import Bounds, Member, PoolBook
 from ringfence_sandbox.kubernetes.settings import ClusterSettings
 

@@ -22,7 +22,7 @@ POLICY_BINDING: Final = Kind(
     "admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings", is_namespaced=False
 )
 FOREIGN_IMAGE: Final = "foreign.invalid/image:1"
-DRIVER_VOLUMES: Final = ({"name": "check", "csi": {"driver": "secrets.example.org"}},)
+DRIVER_VOLUMES: Final[Json] = ({"name": "check", "csi": {"driver": "secrets.example.org"}},)
 """A volume of a driver on the node: those of secret stores hand out what they hold for the account or the node."""
 
 ALLOWED: Final[Mapping[tuple[str, str], frozenset[str]]] = MappingProxyType(

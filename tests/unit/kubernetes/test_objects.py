@@ -13,8 +13,8 @@ from ringfence_sandbox.contract import ClusterRule, Limits, SandboxId, SandboxSp
 from ringfence_sandbox.kubernetes import names, objects
 from ringfence_sandbox.kubernetes.credentials import ServerFiles
 from ringfence_sandbox.kubernetes.json_value import Json, child, labels_of, mapping, text
-from ringfence_sandbox.kubernetes.pod import Start, shape_digest
-from ringfence_sandbox.kubernetes.settings import ClusterSettings, Peer
+from ringfence_sandbox.kubernetes.objects import shape_digest
+from ringfence_sandbox.kubernetes.settings import ClusterSettings, Peer, Requests
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = ServerFiles(b"certificate", b"key", b"authority")
@@ -54,7 +54,7 @@ CASES = {
 
 
 def built(spec: SandboxSpec, settings: ClusterSettings, state: str = "running") -> objects.SandboxObjects:
-    return objects.build(spec, settings, namespace="rf-r-run-7", state=state, credential=FILES, start=Start())
+    return objects.build(spec, settings, namespace="rf-r-run-7", state=state, credential=FILES)
 
 
 def everything(made: objects.SandboxObjects) -> list[objects.Thing]:
@@ -154,14 +154,43 @@ def test_sandbox_id_fits_a_namespace() -> None:
 
 def test_pods_of_another_shape_are_never_taken_for_ours() -> None:
     digest = shape_digest(PLAIN, SETTINGS)
-    assert digest == shape_digest(replace(PLAIN, id=SandboxId("other"), labels={}), SETTINGS)
+    late = replace(PLAIN, id=SandboxId("other"), labels={}, environment={"A": "b"})
+    assert digest == shape_digest(late, SETTINGS)
     for other in (
         replace(PLAIN, image="images.example.org/x"),
         replace(PLAIN, limits=Limits(processes=9)),
         replace(PLAIN, has_egress=True),
+        replace(PLAIN, is_reduced_allowed=True),
         replace(PLAIN, runtime_class="kata"),
     ):
         assert digest != shape_digest(other, SETTINGS)
+
+
+FENCES = {
+    "has_user_namespaces": replace(SETTINGS, has_user_namespaces=False),
+    "has_storage_limits": replace(SETTINGS, has_storage_limits=False),
+    "control_cidrs": replace(SETTINGS, control_cidrs=("192.0.2.7/32",)),
+    "control_peer": replace(SETTINGS, control_peer=Peer("elsewhere", {"a": "b"})),
+    "egress_peer": replace(SETTINGS, egress_peer=Peer("elsewhere", {"a": "b"})),
+    "egress_cidr": replace(SETTINGS, egress_cidr="192.0.2.9/32"),
+    "egress_port": replace(SETTINGS, egress_port=3129),
+    "no egress": replace(SETTINGS, egress_address=""),
+    "reach": replace(SETTINGS, reach="port-forward"),
+    "requests": replace(SETTINGS, requests=Requests(cpu_milli=1)),
+    "uid": replace(SETTINGS, uid=64001),
+    "extra_pods": replace(SETTINGS, extra_pods=9),
+    "closed_within_s": replace(SETTINGS, closed_within_s=1.0),
+    "inside_image": replace(SETTINGS, inside_image="images.example.org/ringfence/inside:2"),
+    "storage_class": replace(SETTINGS, storage_class="fast"),
+    "server_port": replace(SETTINGS, server_port=7444),
+    "instance": replace(SETTINGS, instance="another"),
+    "orchestrator": replace(SETTINGS, run_manager_role="m", orchestrator=Peer("ringfence-system", {"name": "o"})),
+}
+
+
+@pytest.mark.parametrize("changed", FENCES)
+def test_a_pod_behind_an_older_fence_is_never_claimed_after_an_upgrade(changed: str) -> None:
+    assert shape_digest(WIDE, FENCES[changed]) != shape_digest(WIDE, SETTINGS)
 
 
 def _list(value: Json) -> list[dict[str, Json]]:
