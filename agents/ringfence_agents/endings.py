@@ -105,7 +105,8 @@ async def _deliverable(drive: Drive) -> Deliverable:
     path = drive.equipment.artifacts / drive.run / "patch.diff"
     await asyncio.to_thread(write_whole, path, patch.data)
     # No patch carries these, so they are told: who writes a hook wants it to run somewhere.
-    told = f"also changed, in no patch: {', '.join(patch.watched)}" if patch.watched else ""
+    beside = (*patch.watched, *patch.left_out)
+    told = f"also changed, in no patch: {', '.join(beside)}" if beside else ""
     return Deliverable(str(path), hashlib.sha256(patch.data).hexdigest(), len(patch.data), told)
 
 

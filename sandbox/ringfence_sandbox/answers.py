@@ -22,7 +22,7 @@ from ringfence_sandbox.inside import wire
 
 PATH_LIMIT = 8192
 TEXT_LIMIT = 4096
-WATCHED_LIMIT = 100
+NAMES_LIMIT = 100
 NUMBER_LIMIT = 1 << 60
 KINDS = ("file", "directory", "symlink", "other")
 STATUSES = ("added", "modified", "deleted")
@@ -138,13 +138,18 @@ def patch(reply: Reply) -> Patch:
     base = text(reply.header, "base_commit", limit=64)
     if len(base) not in (40, 64) or any(c not in "0123456789abcdef" for c in base):
         raise ProtocolViolation("a base commit that is none")
-    watched = reply.header.get("watched", [])
-    if not isinstance(watched, list) or len(watched) > WATCHED_LIMIT:
-        raise ProtocolViolation("watched is no short list")
-    names = tuple(name for name in watched if isinstance(name, str) and len(name) <= PATH_LIMIT and is_sound(name))
-    if len(names) != len(watched):
-        raise ProtocolViolation("watched holds what is no path")
-    return Patch(reply.body, base, names)
+    return Patch(reply.body, base, _names(reply.header, "watched"), _names(reply.header, "left_out"))
+
+
+def _names(fields: JsonObject, key: str) -> tuple[str, ...]:
+    """A short list of paths that people are told."""
+    listed = fields.get(key, [])
+    if not isinstance(listed, list) or len(listed) > NAMES_LIMIT:
+        raise ProtocolViolation(f"{key} is no short list")
+    names = tuple(name for name in listed if isinstance(name, str) and len(name) <= PATH_LIMIT and is_sound(name))
+    if len(names) != len(listed):
+        raise ProtocolViolation(f"{key} holds what is no path")
+    return names
 
 
 def probe(fields: JsonObject) -> Probe:

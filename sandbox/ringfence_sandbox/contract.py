@@ -233,12 +233,15 @@ class Patch:
     """`git diff --binary --full-index` of the workspace against `base_commit`, untracked files included.
 
     `watched`: files of the workspace's `.git` (settings, hooks) that changed since the load, by the sandbox's word. No
-    patch carries them; a person should know.
+    patch carries them; a person should know. `left_out`: what changed in the workspace and no patch carries (names that
+    git keeps for itself, paths longer than any call takes, more than 128 MiB, a submodule's content). A hundred of each
+    are named at most, cut to 300 characters.
     """
 
     data: bytes
     base_commit: str
     watched: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from .worker import Answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from .wire import Header, Json
     from .worker import Emit
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 READ_CEILING = 64 << 20
 SMALL = 2 << 20
 PIECE = 512 << 10
+NAME_LIMIT = 300
+NAMES_LIMIT = 100
 O_DIRECTORY_WALK = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_PATH
 KERNEL_FILES = ("/proc", "/sys", "/dev")
 
@@ -136,12 +138,26 @@ def listing(path: str, workspace: str, state: str, depth: int, limit: int, emit:
     emit_items(entries, emit, {"ok": True, "is_truncated": is_truncated})
 
 
+def told(paths: Iterable[str]) -> list[str]:
+    """Paths to be read by people, sorted: at most a hundred, each cut to what fits into a header beside the others."""
+    return [printable(path)[:NAME_LIMIT] for path in sorted(paths)[:NAMES_LIMIT]]
+
+
 def emit_items(items: list[Json], emit: Emit, final: Header) -> None:
-    """Emit a list as parts of at most 200 items, in bodies, since a header is small."""
+    """Emit a list as parts, in bodies, since a header is small; a part holds as many as fit, and one at least."""
     from . import wire
 
-    for at in range(0, len(items), 200):
-        emit({"part": True}, wire.dumps(items[at : at + 200]).encode() + b"\n")
+    part: list[str] = []
+    size = 0
+    for item in items:
+        text = wire.dumps(item)
+        if part and (len(part) >= 200 or size + len(text) > PIECE):
+            emit({"part": True}, ("[" + ",".join(part) + "]\n").encode())
+            part, size = [], 0
+        part.append(text)
+        size += len(text) + 1
+    if part:
+        emit({"part": True}, ("[" + ",".join(part) + "]\n").encode())
     emit(final, b"")
 
 

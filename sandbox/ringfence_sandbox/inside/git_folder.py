@@ -37,7 +37,7 @@ def changes(settings: Settings) -> list[str]:
         return []
     now = _prints(settings.workspace)
     known = before if isinstance(before, dict) else {}
-    return sorted(path for path in {*known, *now} if known.get(path) != now.get(path))[:AT_MOST]
+    return files.told(path for path in {*known, *now} if known.get(path) != now.get(path))
 
 
 def _prints(workspace: str) -> dict[str, str]:

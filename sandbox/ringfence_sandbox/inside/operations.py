@@ -155,18 +155,18 @@ def _thaw(server: Server, stopped: set[int]) -> None:
 
 def _changed(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
     def work(emit: Emit) -> None:
-        from . import repository
+        from . import deliverable
 
-        repository.changed(server.settings, emit)
+        deliverable.changed(server.settings, emit)
 
     _while_frozen(server, channel, number, work)
 
 
 def _diff(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
     def work(emit: Emit) -> None:
-        from . import repository
+        from . import deliverable
 
-        repository.diff(server.settings, emit)
+        deliverable.diff(server.settings, emit)
 
     _while_frozen(server, channel, number, work)
 

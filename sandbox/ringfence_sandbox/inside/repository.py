@@ -1,26 +1,21 @@
-"""The workspace as a git repository, and what differs from its start, said in a way that the agent cannot bend.
+"""The workspace as a git repository: made from a bundle, and git as this server runs it.
 
-The server keeps a bare repository of its own in its state directory, which commands cannot open. What has changed is
-computed against that one: the workspace's `.git` (configuration, hooks, index, history) is never read, so rewriting it
-hides nothing. The tree is walked here rather than by git, since a nested `.git` would make git skip what lies below.
-Git runs with no configuration but ours, no hooks, no filters, no external diff.
+The server keeps a bare repository of its own in its state directory, which commands cannot open. Git runs with no
+configuration but ours, no hooks, no filters, no external diff.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import stat
 import subprocess
 
-from . import files, git_folder
+from . import git_folder
 from .worker import Answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .settings import Settings
-    from .wire import Json
-    from .worker import Emit
 
 SAFE = (
     "-c", "core.hooksPath=/dev/null",
@@ -42,7 +37,6 @@ SAFE = (
     "-c", "index.threads=1",
     "-c", "safe.directory=*",
 )  # fmt: skip
-DIFF_CEILING = 256 << 20
 
 
 def _environment(settings: Settings, **more: str) -> dict[str, str]:
@@ -87,12 +81,20 @@ class Git:
 
     def throw_away(self, folder: str) -> None:
         """From now on write into `folder` only."""
-        os.makedirs(folder + "/objects/info")
-        with open(folder + "/objects/info/alternates", "w") as file:
-            file.write(self.base + "/objects\n")
+        for name in ("objects/info", "refs", "info"):
+            os.makedirs(folder + "/" + name)
+        for name, text in (("objects/info/alternates", self.base + "/objects\n"), ("HEAD", "ref: refs/heads/main\n")):
+            with open(folder + "/" + name, "w") as file:
+                file.write(text)
         # With its times: git compares contents where a file is as young as the index that knows it.
-        shutil.copy2(self.base + "/index", folder + "/index")
-        self._more = {"GIT_OBJECT_DIRECTORY": folder + "/objects", "GIT_INDEX_FILE": folder + "/index"}
+        for name in ("index", "config"):
+            shutil.copy2(self.base + "/" + name, folder + "/" + name)
+        self._more = {"GIT_DIR": folder}
+
+    def attribute(self, line: str) -> None:
+        """Overrule what any `.gitattributes` of the workspace says. After `throw_away`."""
+        with open(self._more["GIT_DIR"] + "/info/attributes", "w") as file:
+            file.write(line + "\n")
 
 
 def load(settings: Settings, bundle: str, commit: str, branch: str) -> None:
@@ -159,123 +161,3 @@ def _take_over_refs(own: Git) -> None:
             lines.append(f"create refs/{rest} {name}\n")
         lines.append(f"delete {ref}\n")
     own.run("update-ref", "--stdin", stdin="".join(lines).encode())
-
-
-class Tree:
-    """What the workspace holds now beside its base commit, as paths in bytes."""
-
-    def __init__(self, settings: Settings, scratch: str) -> None:
-        self.settings = settings
-        self.git = Git(settings)
-        if not os.path.exists(self.git.base + "/ringfence-base"):
-            raise Answer("workspace", "no workspace has been loaded")
-        with open(self.git.base + "/ringfence-base") as file:
-            self.base = file.read().strip()
-        self.git.throw_away(scratch)
-        tracked = set(self.git.run("ls-files", "-z").split(b"\0")) - {b""}
-        links = self.git.run("ls-files", "-z", "-s").split(b"\0")
-        gitlinks = {entry.split(b"\t", 1)[1] for entry in links if entry.startswith(b"160000 ")}
-        present = set(_present(settings.workspace))
-        self.gone = tracked - present - gitlinks
-        self.ignored = self._ignored(present - tracked)
-        self.standing = sorted((present - self.ignored) - gitlinks)
-
-    def _ignored(self, untracked: set[bytes]) -> set[bytes]:
-        if not untracked:
-            return set()
-        listed = b"\0".join(sorted(untracked)) + b"\0"
-        return set(self.git.run("check-ignore", "-z", "--stdin", stdin=listed, statuses=(0, 1)).split(b"\0")) - {b""}
-
-    def stage(self) -> None:
-        """Put the workspace's state into the index to throw away."""
-        # What is gone goes first and is not looked for: a folder may stand where the file stood.
-        if self.gone:
-            self.git.run("update-index", "--force-remove", "-z", "--stdin", stdin=b"\0".join(sorted(self.gone)) + b"\0")
-        if self.standing:
-            self.git.run("update-index", "--add", "--replace", "-z", "--stdin", stdin=b"\0".join(self.standing) + b"\0")
-
-
-def _present(workspace: str) -> list[bytes]:
-    """Every regular file and symbolic link below the workspace, any `.git` left out, relative, as bytes."""
-    top = os.fsencode(workspace)
-    found = []
-    pending = [b""]
-    while pending:
-        folder = pending.pop()
-        try:
-            entries = list(os.scandir(top + b"/" + folder))
-        except OSError as error:
-            raise Answer("workspace", f"{os.fsdecode(folder)} cannot be listed: {error.strerror}") from error
-        for entry in entries:
-            if entry.name.lower() == b".git":
-                continue
-            path = folder + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(path + b"/")
-            elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
-                found.append(path)
-    return found
-
-
-def diff(settings: Settings, emit: Emit) -> None:
-    """Emit the patch in parts, then the base commit."""
-    scratch = _scratch(settings)
-    try:
-        tree = Tree(settings, scratch)
-        tree.stage()
-        patch = tree.git.run(
-            "diff", "--cached", "--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-renames",
-            "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "--ignore-submodules=all", tree.base, "--",
-        )  # fmt: skip
-        if len(patch) > DIFF_CEILING:
-            raise Answer("path", "the patch is larger than %d bytes" % DIFF_CEILING)
-        for at in range(0, len(patch), files.PIECE):
-            emit({"part": True}, patch[at : at + files.PIECE])
-        watched: list[Json] = list(git_folder.changes(settings))
-        emit({"ok": True, "base_commit": tree.base, "watched": watched}, b"")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def changed(settings: Settings, emit: Emit) -> None:
-    """Emit every path that differs from the base commit, ignored ones included, with the content's SHA-256."""
-    scratch = _scratch(settings)
-    try:
-        tree = Tree(settings, scratch)
-        tree.stage()
-        told = tree.git.run(
-            "diff", "--cached", "--name-status", "-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=all",
-            tree.base, "--",
-        ).split(b"\0")  # fmt: skip
-        status_of = dict(zip(told[1::2], told[0::2]))
-        status_of.update((path, b"A") for path in tree.ignored)
-        items: list[Json] = []
-        names = {b"A": "added", b"D": "deleted"}
-        for path in sorted(status_of):
-            status = names.get(status_of[path][:1], "modified")
-            items.append({"path": path.decode("utf-8", "replace"), "status": status, "sha256": _sha256(settings, path)})
-        files.emit_items(items, emit, {"ok": True})
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sha256(settings: Settings, path: bytes) -> str:
-    try:
-        opened = os.open(
-            os.fsencode(settings.workspace) + b"/" + path,
-            os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
-        )
-    except OSError:
-        return ""
-    try:
-        return files.sha256_of(opened) if stat.S_ISREG(os.fstat(opened).st_mode) else ""
-    finally:
-        os.close(opened)
-
-
-def _scratch(settings: Settings) -> str:
-    folder = "%s/scratch-%d" % (settings.state, os.getpid())
-    if os.path.lexists(folder):
-        shutil.rmtree(folder)  # of a worker that was killed under an earlier server: numbers come again in here
-    os.makedirs(folder, mode=0o700)
-    return folder

@@ -162,6 +162,8 @@ ATTACKS: dict[str, tuple[tuple[str, ...], Callable[[], Iterable[bytes]]]] = {
     ),
     "a patch of no commit": (("diff",), lambda: [frame(ok(base_commit="HEAD"))]),
     "a watched file that is a number": (("diff",), lambda: [frame(ok(base_commit="0" * 40, watched=[7]))]),
+    "a left-out file that is an object": (("diff",), lambda: [frame(ok(base_commit="0" * 40, left_out=[{}]))]),
+    "more left out than is told": (("diff",), lambda: [frame(ok(base_commit="0" * 40, left_out=["x"] * 101))]),
     "a digest that is none": (("read",), lambda: [frame(ok(size_bytes=1, sha256="../../x"), b"x")]),
     "a size of a text": (("read",), lambda: [frame(ok(size_bytes="1", sha256=""), b"x")]),
     "a recall of an unknown word": (("recall",), lambda: [frame(ok(recall="maybe"))]),

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ringfence_sandbox.inside import repository
+from ringfence_sandbox.inside import deliverable, repository
 from ringfence_sandbox.inside.settings import Settings
 from ringfence_sandbox.source import bundle_from_path
 from tests.contracts.sandbox.repositories import make_repository
@@ -36,7 +36,7 @@ def test_a_change_of_the_same_size_in_the_second_of_the_load_is_in_the_patch(tmp
         def emit(_: Header, body: bytes, parts: list[bytes] = parts) -> None:
             parts.append(body)
 
-        repository.diff(settings, emit)
+        deliverable.diff(settings, emit)
         assert b"+x = 2" in b"".join(parts)
         if is_same_second:
             return
