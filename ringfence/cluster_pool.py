@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Final, TypeVar
 
-from sqlalchemy import BigInteger, Column, Connection, Index, Table, Text, delete, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from ringfence_agents.schema import runs
 from ringfence_audit.events import Event, Kind
@@ -58,7 +71,7 @@ class SqlPoolBook:
             values = {"sandbox": sandbox, "instance": self._instance, "shape": shape, "at": now}
             tx.connection.execute(delete(demand).where(demand.c.sandbox == sandbox))
             tx.connection.execute(insert(demand).values(values))
-            while (found := self._oldest(tx.connection, shape)) is not None:
+            while (found := self._oldest(tx.connection, members.c.shape == shape)) is not None:
                 taken = tx.connection.execute(
                     update(members)
                     .where(members.c.namespace == found.namespace, members.c.state == "ready")
@@ -72,10 +85,10 @@ class SqlPoolBook:
 
         return await self._store.write(work)
 
-    def _oldest(self, connection: Connection, shape: str) -> Member | None:
+    def _oldest(self, connection: Connection, condition: ColumnElement[bool]) -> Member | None:
         query = (
             select(members)
-            .where(members.c.instance == self._instance, members.c.shape == shape, members.c.state == "ready")
+            .where(members.c.instance == self._instance, members.c.state == "ready", condition)
             .order_by(members.c.since)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -115,22 +128,28 @@ class SqlPoolBook:
 
     async def retire(self, shape: str, bounds: Bounds) -> str | None:
         def work(tx: Transaction) -> str | None:
-            found = self._oldest(tx.connection, shape)
-            if found is None:
+            if self._count(tx.connection, shape, ("ready",)) <= self._wanted(tx, shape, bounds):
                 return None
-            row = tx.connection.execute(select(members).where(members.c.namespace == found.namespace)).one()
-            is_old = row.since < micros(tx.now) - int(bounds.max_age_s * SECOND_US)
-            is_many = self._count(tx.connection, shape, ("ready",)) > self._wanted(tx, shape, bounds)
-            if not is_old and not is_many:
-                return None
-            tx.connection.execute(
-                update(members)
-                .where(members.c.namespace == found.namespace, members.c.state == "ready")
-                .values(state="retiring", since=micros(tx.now))
-            )
-            return found.namespace
+            return self._retiring(tx, members.c.shape == shape)
 
         return await self._store.write(work)
+
+    async def expire(self, bounds: Bounds) -> str | None:
+        def work(tx: Transaction) -> str | None:
+            return self._retiring(tx, members.c.since < micros(tx.now) - int(bounds.max_age_s * SECOND_US))
+
+        return await self._store.write(work)
+
+    def _retiring(self, tx: Transaction, condition: ColumnElement[bool]) -> str | None:
+        found = self._oldest(tx.connection, condition)
+        if found is None:
+            return None
+        tx.connection.execute(
+            update(members)
+            .where(members.c.namespace == found.namespace, members.c.state == "ready")
+            .values(state="retiring", since=micros(tx.now))
+        )
+        return found.namespace
 
     async def cut_off(self, *, older_than_s: float) -> frozenset[str]:
         def work(tx: Transaction) -> frozenset[str]:

@@ -46,7 +46,10 @@ class PoolBook(Protocol):
         """A reserved member is ready to be claimed."""
 
     async def retire(self, shape: str, bounds: Bounds) -> str | None:
-        """Take out one ready member that is too many or too old; its namespace is the caller's to remove."""
+        """Take out one ready member of this shape that is too many; its namespace is the caller's to remove."""
+
+    async def expire(self, bounds: Bounds) -> str | None:
+        """Take out one ready member that is too old, whatever its shape: an upgrade leaves shapes nobody asks for."""
 
     async def cut_off(self, *, older_than_s: float) -> frozenset[str]:
         """Namespaces whose making began that long ago and never ended."""

@@ -98,8 +98,7 @@ class Pool:
 
     async def discard(self, member: Member) -> None:
         """A claimed member is broken, or its claim was cut off: it goes, and nobody ever uses it."""
-        await self._builder.remove(member.namespace)
-        await self._book.forget(member.namespace)
+        await self._remove(member.namespace)
 
     # -- filling ---------------------------------------------------------------------------------------------------
 
@@ -160,11 +159,16 @@ class Pool:
             await self._book.forget(namespace)
 
     async def trim(self) -> None:
-        """Remove what is too many or too old."""
+        """Remove what is too many or too old, the latter also of shapes that nobody asks for any more."""
+        while (namespace := await self._book.expire(self._bounds)) is not None:
+            await self._remove(namespace)
         for shape in list(self._templates):
             while (namespace := await self._book.retire(shape, self._bounds)) is not None:
-                await self._builder.remove(namespace)
-                await self._book.forget(namespace)
+                await self._remove(namespace)
+
+    async def _remove(self, namespace: str) -> None:
+        await self._builder.remove(namespace)
+        await self._book.forget(namespace)
 
     async def reconcile(self) -> None:
         """Remove namespaces that the book does not know (their maker died), and forget those never finished.

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kubernetes.aio import client as kubernetes_client
 
 import ringfence.cluster_pool
 from ringfence.cluster_pool import SqlPoolBook
 from ringfence_audit.query import story
-from ringfence_sandbox.contract import SandboxId
+from ringfence_sandbox.contract import SandboxId, SandboxSpec
+from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.pool_book import Bounds, Member
+from ringfence_sandbox.kubernetes.pools import Pool
+from ringfence_sandbox.kubernetes.settings import ClusterSettings
 from ringfence_tools.calls import RunId
 from tests.integration.agents.house import House
 
@@ -88,8 +92,41 @@ async def test_size_follows_demand_up_to_its_bound_and_back(house: House, book: 
 async def test_an_old_member_is_retired_and_never_claimed(house: House, book: SqlPoolBook) -> None:
     await ready(book, "rf-p-1")
     house.clock.pass_s(BOUNDS.max_age_s + 1)
-    assert await book.retire(SHAPE, BOUNDS) == "rf-p-1"
+    assert await SqlPoolBook(house.store, "elsewhere").expire(BOUNDS) is None
+    assert await book.expire(BOUNDS) == "rf-p-1"
     assert await claim(book, "r1-1") is None
+    assert await book.expire(BOUNDS) is None
+
+
+class Removing:
+    """Takes the word for the deed."""
+
+    cold_starts = 0
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+
+    async def prepare(self, spec: SandboxSpec, namespace: str) -> Member:
+        raise AssertionError("nothing is wanted")
+
+    async def remove(self, namespace: str) -> None:
+        self.removed.append(namespace)
+
+
+async def test_members_of_a_shape_that_nobody_asks_for_any_more_go_when_they_are_old(
+    house: House, book: SqlPoolBook
+) -> None:
+    await ready(book, "rf-p-1", "rf-p-2")
+    builder = Removing()
+    settings = ClusterSettings(image="images.example.org/team:1", inside_image="images.example.org/inside:1")
+    async with ClusterApi(kubernetes_client.ApiClient(kubernetes_client.Configuration())) as api:
+        pool = Pool(api, settings, book, bounds=BOUNDS, builder=builder)
+        await pool.trim()
+        assert builder.removed == []
+        house.clock.pass_s(BOUNDS.max_age_s + 1)
+        await pool.trim()
+    assert sorted(builder.removed) == ["rf-p-1", "rf-p-2"]
+    assert await book.known() == frozenset()
 
 
 async def test_what_was_never_finished_is_found_and_forgotten(house: House, book: SqlPoolBook) -> None:
