@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ringfence_sandbox.contract import Bundle, EgressGatekeeper, Layer, Mount, Proof, SandboxSpec
-from ringfence_sandbox.errors import IsolationUnavailable, SandboxGone
+from ringfence_sandbox.errors import SandboxGone
+from ringfence_sandbox.local.diagnosis import PROBE, unavailable
 from ringfence_sandbox.local.launch import Launched
 from ringfence_sandbox.local.way_out import WayOut
 from ringfence_sandbox.served import ServedSandbox
@@ -36,18 +37,15 @@ class LocalSandbox(ServedSandbox):
         """Raise `IsolationUnavailable` for a layer that is missing, unless the profile names the reduced level."""
         missing = [layer for layer in layers if not layer.is_held]
         if missing and not self._spec.is_reduced_allowed:
-            raise IsolationUnavailable(
-                f"the layer {missing[0].name} is missing: {missing[0].detail}",
-                fix="use a kernel that has it, or name `sandbox: {reduced: true}` in the profile",
-            )
+            raise unavailable(missing)
 
     def told(self, proof: Proof, *, of: str) -> None:
         """Add what probes found to the layers. Raises as `require`."""
-        broken = [Layer(f"probe {probe.name}", False, probe.detail) for probe in proof.probes if not probe.is_held]
+        broken = [Layer(PROBE + probe.name, False, probe.detail) for probe in proof.probes if not probe.is_held]
         said = f"{len(proof.probes) - len(broken)} of {len(proof.probes)} probes held"
         found = [Layer(f"proof of {of}", not broken and bool(proof.probes), said), *broken]
         self._layers = (*self._layers, *found)
-        self.require(found)
+        self.require(broken or found)
 
     async def load(self, bundle: Bundle) -> None:
         # The short set runs while the workspace is made, and is judged before anything can act in it.

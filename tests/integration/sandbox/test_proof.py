@@ -235,12 +235,24 @@ async def test_a_run_whose_short_set_fails_does_not_start(
         await backend.destroy(spec.id)
         monkeypatch.setattr("ringfence_sandbox.answers.flag", lambda *_: False)
         again = await backend.create(spec)
-        with pytest.raises(IsolationUnavailable, match="proof of this run"):
+        with pytest.raises(IsolationUnavailable, match=r"the probe [a-z'-]+ got through"):
             await again.load(bundle)
     finally:
         monkeypatch.undo()
         await backend.destroy(spec.id)
         await backend.close()
+
+
+async def test_the_probe_that_failed_is_named_with_what_it_saw_and_what_to_do(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path / "state", fence=Fence(hides_sys=False))
+    try:
+        with pytest.raises(IsolationUnavailable) as refused:
+            await backend.check()
+    finally:
+        await backend.close()
+    assert refused.value.missing.startswith("the probe sees-only-what-was-mounted got through (seen: mounted: /sys")
+    assert "sys-tells-nothing-of-the-machine" in refused.value.missing
+    assert "doctor --prove" in refused.value.fix
 
 
 async def test_the_whole_proof_is_made_once_for_a_boot_and_told(tmp_path: Path) -> None:
