@@ -15,7 +15,7 @@ from ringfence.api import problems
 from ringfence.api.etags import ETags
 from ringfence.api.guarding import Guard
 from ringfence.api.house import House
-from ringfence.api.routes import cards, log, me, operate, people, profiles, runs, system
+from ringfence.api.routes import cards, log, me, metrics, operate, people, profiles, runs, system
 from ringfence.console import pages
 
 API = "/api/v1"
@@ -55,6 +55,7 @@ def create_app(house: House, *, lifespan: Lifespan = _nothing) -> FastAPI:
         api.include_router(router)
     app.include_router(api)
     app.include_router(system.router)
+    app.include_router(metrics.router)
     pages.install(app)
     problems.install(app, pages.error_page)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

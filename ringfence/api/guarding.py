@@ -18,6 +18,8 @@ from ringfence.api.problems import problem, response_of
 
 BODY_LIMIT_BYTES = 12 << 20
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+BY_ADDRESS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What a cluster asks by a pod's address. None of it answers to a cookie from elsewhere: `/metrics` needs a token."""
 CSP = "; ".join(
     (
         "default-src 'self'",
@@ -79,7 +81,7 @@ class Guard:
 
     def _refusal(self, method: str, path: str, headers: Headers) -> tuple[int, str, str, str] | None:
         origin = self._house.origin
-        if path not in ("/healthz", "/readyz") and not origin.is_host(headers.get("host", "")):
+        if path not in BY_ADDRESS and not origin.is_host(headers.get("host", "")):
             return 421, "wrong_host", "this server is not reached under that name", f"Use {origin.text}"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > BODY_LIMIT_BYTES:

@@ -145,7 +145,7 @@ def install(app: FastAPI, page: Page) -> None:
     """Every error of the API becomes a problem, and of the console a page that says the same."""
 
     async def told(request: Request, found: Problem, headers: Mapping[str, str] | None = None) -> Response:
-        if request.url.path.startswith(("/api/", "/openapi.json", "/healthz", "/readyz")):
+        if request.url.path.startswith(("/api/", "/openapi.json", "/healthz", "/readyz", "/metrics")):
             return response_of(found, headers)
         return await page(request, found)
 

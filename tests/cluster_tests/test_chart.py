@@ -52,6 +52,7 @@ def pod_specs(found: list[Object]) -> dict[str, Json]:
         ("image.digest=latest", "image/digest"),
         ("nonsense=1", "nonsense"),
         ("state.enabled=false", "there can be one pod only"),
+        ("metrics.serviceMonitor.enabled=true", "metrics.serviceMonitor.tokenSecret"),
     ],
 )
 def test_values_that_would_not_hold_are_refused_by_name(cluster: Cluster, value: str, said: str) -> None:
