@@ -96,6 +96,12 @@ def _only_error(error: BaseException) -> BaseException:
 def _judge_known(error: BaseException) -> Verdict | None:
     # Imported here: the happy path of --help must not pay for the rooms' packages.
     from ringfence.errors import RingfenceError
+    from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, WorkspaceRefused
+
+    if isinstance(error, RingfenceError):
+        return Verdict(str(error), error.exit)
+    if isinstance(error, IsolationUnavailable):
+        return Verdict(str(error), Exit.ISOLATION)
     from ringfence_agents.errors import (
         AgentsError,
         ModelRefused,
@@ -106,7 +112,6 @@ def _judge_known(error: BaseException) -> Verdict | None:
         StepNotKept,
     )
     from ringfence_audit.errors import AuditError, EntryNotFound, InvalidExport, LogUnavailable
-    from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, WorkspaceRefused
     from ringfence_tools.errors import (
         EscalationClosed,
         LeaseLost,
@@ -117,8 +122,6 @@ def _judge_known(error: BaseException) -> Verdict | None:
         ToolsError,
     )
 
-    if isinstance(error, RingfenceError):
-        return Verdict(str(error), error.exit)
     exits: tuple[tuple[type[Exception], Exit], ...] = (
         (RunNotFound, Exit.USAGE),
         (RunEnded, Exit.REFUSED),
@@ -127,7 +130,6 @@ def _judge_known(error: BaseException) -> Verdict | None:
         (ModelRefused, Exit.USAGE),
         (StepNotKept, Exit.USAGE),
         (AgentsError, Exit.FAILED),
-        (IsolationUnavailable, Exit.ISOLATION),
         (SandboxBusy, Exit.UNAVAILABLE),
         (WorkspaceRefused, Exit.USAGE),
         (SandboxError, Exit.FAILED),

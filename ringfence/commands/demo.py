@@ -22,6 +22,11 @@ def demo(
         return
     import asyncio
 
+    if sandbox is None:
+        # Before the rooms are imported: who has no fence here is told at once, not after seconds.
+        from ringfence_sandbox.local.trial import try_here
+
+        asyncio.run(try_here())
     from ringfence.demo.story import tell
 
     raise typer.Exit(asyncio.run(tell(has_prompt=not is_quick, sandbox=sandbox)))

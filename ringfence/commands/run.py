@@ -34,6 +34,11 @@ def run(
     """Give an AI developer a task, watch it, get a patch."""
     import asyncio
 
+    if sandbox is None and _is_built_in(profile):
+        # Before the rooms are imported: who has no fence here is told at once, not after seconds.
+        from ringfence_sandbox.local.trial import try_here
+
+        asyncio.run(try_here())
     from ringfence.opening import Order
     from ringfence.session import open_session
 
@@ -68,6 +73,15 @@ def resume(
     with open_session(is_json=is_json) as session:
         code = asyncio.run(_resume(session, run_id(run), is_patient=is_patient))
     raise typer.Exit(code)
+
+
+def _is_built_in(profile: str | None) -> bool:
+    """Whether the profile is the one that comes with Ringfence, which needs a local sandbox."""
+    from ringfence.settings import Settings, load_settings
+
+    settings = load_settings()
+    is_default = (profile or settings.profile) == Settings.model_fields["profile"].default
+    return is_default and not any(folder.is_dir() and any(folder.iterdir()) for folder in settings.profile_search)
 
 
 async def _run(session: Session, order: Order, *, is_detached: bool) -> int:

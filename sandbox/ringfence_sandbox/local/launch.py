@@ -19,7 +19,7 @@ from ringfence_sandbox.egress.resolver import Resolver
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxError, SandboxGone
 from ringfence_sandbox.inside import wire
 from ringfence_sandbox.local import bwrap
-from ringfence_sandbox.local.remedy import remedy
+from ringfence_sandbox.local.remedy import in_short, remedy
 
 START_WITHIN_S = 20.0
 COMPLAINT_LIMIT = 4000
@@ -118,7 +118,5 @@ async def launch(order: Launch, *, has_egress: bool) -> Launched:
 def _unavailable(complaints: int, error: SandboxError) -> SandboxError:
     said = os.pread(complaints, COMPLAINT_LIMIT, 0).decode("utf-8", "replace").strip()
     if said.startswith("bwrap:") or "bwrap" in said.split("\n")[0]:
-        # Its guess at the cause, and the step that it names for one of them, are left out: `remedy` looks.
-        what = said.splitlines()[0].split(", likely because")[0].removeprefix("bwrap: ")
-        return IsolationUnavailable(f"bubblewrap could not build the fence: {what}", fix=remedy(said))
+        return IsolationUnavailable(f"bubblewrap could not build the fence: {in_short(said)}", fix=remedy(said))
     return SandboxGone(f"the in-sandbox server did not start: {said or error}")

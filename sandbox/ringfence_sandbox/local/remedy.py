@@ -25,15 +25,35 @@ PROC_WORDS = ("pivot_root", "mount proc", "/proc")
 def remedy(said: str, *, proc: Path = Path("/proc")) -> str:
     """The step for what bubblewrap complains about. `proc` is the machine's /proc."""
     lowered = said.lower()
-    if any(words in lowered for words in NAMESPACE_WORDS):
-        for name, forbidding, allowing in RESTRICTIONS:
-            if _text(proc / "sys" / name.replace(".", "/")) == forbidding:
-                return f"sudo sysctl -w {name}={allowing}"
+    if is_about_namespaces(said):
+        for name, _, _ in RESTRICTIONS:
+            step = forbidden_by(name, proc)
+            if step is not None:
+                return step
         if _is_filtered(proc):
             return IN_CONTAINER
     if any(words in lowered for words in PROC_WORDS):
         return IN_CONTAINER
     return f"{sys.executable} -m ringfence doctor"
+
+
+def in_short(said: str) -> str:
+    """bubblewrap's first line, without its guess at the cause and the step that it names for one of them."""
+    lines = said.splitlines() or ["no reason was told"]
+    return lines[0].split(", likely because")[0].removeprefix("bwrap: ")
+
+
+def is_about_namespaces(said: str) -> bool:
+    """Whether bubblewrap complains that it may make no user namespace."""
+    return any(words in said.lower() for words in NAMESPACE_WORDS)
+
+
+def forbidden_by(setting: str, proc: Path) -> str | None:
+    """The step that allows what one of the `RESTRICTIONS` forbids on this machine; None where it does not."""
+    for name, forbidding, allowing in RESTRICTIONS:
+        if name == setting and _text(proc / "sys" / name.replace(".", "/")) == forbidding:
+            return f"sudo sysctl -w {name}={allowing}"
+    return None
 
 
 def _is_filtered(proc: Path) -> bool:
