@@ -146,20 +146,24 @@ def _egress_address(form: EgressForm | None) -> str:
 async def open_cluster(settings: Settings, store: Store | None = None) -> KubernetesBackend:
     """The backend of this installation's cluster; nothing is sent yet. Raises `Mistake`, `IsolationUnavailable`.
 
-    With a store, and where the setting names a pool, starts claim from it; filling it is for workers (`Pool.keep`).
+    With a store sandboxes have the way out that the setting names, and starts claim from its pool; filling that is for
+    workers (`Pool.keep`).
     """
+    from ringfence.cluster_addresses import SqlAddresses
     from ringfence.cluster_pool import SqlPoolBook
     from ringfence_sandbox.kubernetes.backend import KubernetesBackend
     from ringfence_sandbox.kubernetes.credentials import ControlKey
-    from ringfence_sandbox.kubernetes.egress_identity import EgressKey
+    from ringfence_sandbox.kubernetes.egress_identity import EgressKey, WayOut
     from ringfence_sandbox.kubernetes.pool_book import Bounds
 
     form = cluster_form(settings)
     kubeconfig = kubeconfig_of(form, os.environ)
     key = ControlKey.at(settings.sandbox_key)
     how = cluster_settings(form, fingerprint=key.fingerprint, is_inside=kubeconfig is None)
-    egress = EgressKey.read(form.egress.key) if form.egress else None
-    backend = await KubernetesBackend.open(how, key=key, egress=egress, kubeconfig=kubeconfig)
+    way_out = None
+    if form.egress is not None and store is not None:
+        way_out = WayOut(EgressKey.read(form.egress.key), SqlAddresses(store, how.instance))
+    backend = await KubernetesBackend.open(how, key=key, way_out=way_out, kubeconfig=kubeconfig)
     if form.pool is not None and store is not None:
         bounds = Bounds(least=form.pool.least, most=max(form.pool.least, form.pool.most))
         backend.use_pool(SqlPoolBook(store, how.instance), bounds)

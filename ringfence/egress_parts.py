@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
+from ringfence.cluster_addresses import StandingIdentities
 from ringfence.local_store import open_store
 from ringfence.settings import LOG_ORIGIN, Settings, load_settings
 from ringfence.wiring import egress_of
@@ -122,4 +123,4 @@ def parts() -> ServiceParts:
             store.redactor.hold(name, value)
         return value
 
-    return ServiceParts(RunsEgress(log, secret=secret), key, settings=egress_of(settings))
+    return ServiceParts(RunsEgress(log, secret=secret), StandingIdentities(store, key), settings=egress_of(settings))

@@ -7,6 +7,7 @@ from sqlalchemy import Column, PrimaryKeyConstraint, String, Table
 # Each imported for the tables that it adds.
 import ringfence.api.schema
 import ringfence.auth.schema
+import ringfence.cluster_addresses
 import ringfence.cluster_pool
 import ringfence.notify.schema  # noqa: F401
 import ringfence_agents.schema  # noqa: F401

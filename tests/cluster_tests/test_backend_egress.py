@@ -13,20 +13,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from ringfence.cluster_addresses import SqlAddresses, StandingIdentities
 from ringfence_sandbox.contract import CallId, Exec, Limits, Sandbox, SandboxId, SandboxSpec
 from ringfence_sandbox.egress import EgressProxy, EgressService
+from ringfence_sandbox.egress.hosts import IpAddress
+from ringfence_sandbox.kubernetes import kinds, names
 from ringfence_sandbox.kubernetes.backend import KubernetesBackend
 from ringfence_sandbox.kubernetes.credentials import ControlKey
-from ringfence_sandbox.kubernetes.egress_identity import EgressKey
+from ringfence_sandbox.kubernetes.egress_identity import EgressKey, WayOut
+from ringfence_sandbox.kubernetes.json_value import text
 from ringfence_sandbox.kubernetes.settings import ClusterSettings
 from tests.cluster_tests.node import Cluster
 from tests.cluster_tests.test_backend_main_job import ClusterPerson, answer, until
 from tests.contracts.sandbox.repositories import git
 from tests.fakes.egress import FakeGatekeeper, opened
+from tests.integration.agents.house import House
 
 pytestmark = pytest.mark.cluster
 
@@ -65,25 +72,42 @@ def page() -> Iterator[int]:
             thread.join()
 
 
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House.build(tmp_path)
+    with house.store:
+        yield house
+
+
+async def address_of(backend: KubernetesBackend, sandbox: Sandbox) -> IpAddress:
+    namespace = names.cold_namespace(sandbox.id)
+    pod = await backend.api.get(kinds.POD, names.POD, namespace=namespace)
+    return ip_address(text(pod, "status", "podIP"))
+
+
 async def says(sandbox: Sandbox, command: str) -> str:
     outcome = await sandbox.perform(Exec(CallId(f"run/1/1/{os.urandom(4).hex()}"), 1, ("bash", "-c", command)))
     return (outcome.head + outcome.tail).decode()
 
 
-async def test_a_credential_opens_nothing_from_another_runs_pod(ours: Cluster, settings: ClusterSettings) -> None:
+async def test_a_credential_opens_nothing_from_another_runs_pod(
+    ours: Cluster, settings: ClusterSettings, house: House
+) -> None:
     limits = Limits(processes=64, memory_bytes=256 << 20, disk_bytes=256 << 20, tmp_bytes=64 << 20)
     listener = socket.create_server((HOST, 0))
     port = listener.getsockname()[1]
     how = replace(settings, egress_cidr=f"{HOST}/32", egress_address=HOST, egress_port=port)
     key = ControlKey(b"t" * 32)
-    backend = await KubernetesBackend.open(how, key=key, egress=KEY, kubeconfig=ours.kubeconfig)
+    way_out = WayOut(KEY, SqlAddresses(house.store, how.instance))
+    identities = StandingIdentities(house.store, KEY)
+    backend = await KubernetesBackend.open(how, key=key, way_out=way_out, kubeconfig=ours.kubeconfig)
     specs = [
         SandboxSpec(SandboxId(f"out-{os.urandom(4).hex()}"), limits=limits, has_egress=has_egress)
         for has_egress in (True, True, False)
     ]
     with page() as web:
         gatekeeper = FakeGatekeeper({HOST: opened(is_private_allowed=True)})
-        serving = asyncio.create_task(EgressService(EgressProxy(gatekeeper), KEY).serve(listener))
+        serving = asyncio.create_task(EgressService(EgressProxy(gatekeeper), identities).serve(listener))
         try:
             mine, other, closed = [await backend.create(spec) for spec in specs]
             fetch = f"curl -sS -m 5 -w ' %{{http_code}}' http://{HOST}:{web}/"
@@ -94,6 +118,11 @@ async def test_a_credential_opens_nothing_from_another_runs_pod(ours: Cluster, s
             assert gatekeeper.asked == []
             assert await says(mine, fetch) == "the page 200"
             assert [request.sandbox for request in gatekeeper.asked] == [mine.id]
+            address, token = await address_of(backend, mine), urlsplit(stolen).password or ""
+            assert await identities.is_theirs(mine.id, token, address)
+            await mine.suspend()
+            # another run's pod may have this address from now on
+            assert not await identities.is_theirs(mine.id, token, address)
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)

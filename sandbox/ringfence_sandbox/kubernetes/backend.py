@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ringfence_sandbox.kubernetes import kinds, names, objects, rights_check, wa
 from ringfence_sandbox.kubernetes.agent_api import remove_grant, standing_grants
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.credentials import ControlKey
-from ringfence_sandbox.kubernetes.egress_identity import EgressKey
+from ringfence_sandbox.kubernetes.egress_identity import WayOut
 from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull, RequestRefused
 from ringfence_sandbox.kubernetes.json_value import Object, labels_of, name_of, strings, text
 from ringfence_sandbox.kubernetes.link import Link, Linked
@@ -55,14 +56,14 @@ class KubernetesBackend(Backend):
         settings: ClusterSettings,
         key: ControlKey,
         *,
-        egress: EgressKey | None = None,
+        way_out: WayOut | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`egress` is needed where the settings name a proxy: without it no command is told of one."""
+        """`way_out` is needed where the settings name a proxy: without it no command is told of one."""
         self.api = api
         self.settings = settings
         self._key = key
-        self._egress = egress
+        self._egress = way_out
         self._now = now
         self._open: dict[SandboxId, KubernetesSandbox] = {}
         self._log = logging.getLogger("ringfence.kubernetes")
@@ -76,11 +77,12 @@ class KubernetesBackend(Backend):
         settings: ClusterSettings,
         *,
         key: ControlKey,
-        egress: EgressKey | None = None,
+        way_out: WayOut | None = None,
         kubeconfig: Path | None = None,
     ) -> KubernetesBackend:
         """Connect with a kubeconfig, or as the pod's own ServiceAccount. Raises `IsolationUnavailable`."""
-        return cls(await ClusterApi.open(kubeconfig, patience_s=settings.api_patience_s), settings, key, egress=egress)
+        api = await ClusterApi.open(kubeconfig, patience_s=settings.api_patience_s)
+        return cls(api, settings, key, way_out=way_out)
 
     def use_pool(self, book: PoolBook, bounds: Bounds) -> Pool:
         """Claim from prepared namespaces from now on; whoever runs the returned pool's `keep` fills it."""
@@ -161,7 +163,8 @@ class KubernetesBackend(Backend):
         try:
             view = await self._build(spec, namespace, state="pooled")
             seen = await self._network_seen(namespace)
-            shown = await self._enter(spec, namespace, view, seen=seen)
+            # nobody's yet, so without a credential
+            shown = await self._enter(replace(spec, has_egress=False), namespace, view, seen=seen)
             self._open.pop(spec.id, None)
             await shown.let_go()
             found = await self.api.get(kinds.NAMESPACE, namespace)
@@ -260,19 +263,20 @@ class KubernetesBackend(Backend):
             linked,
             layers,
             link=link,
-            environment={**self._way_out(spec, linked.pod.address), **spec.environment},
+            environment={**await self._way_out(spec, linked.pod.address), **spec.environment},
             on_suspend=self._suspend,
         )
         self._open[spec.id] = sandbox
         return sandbox
 
-    def _way_out(self, spec: SandboxSpec, address: str) -> Mapping[str, str]:
+    async def _way_out(self, spec: SandboxSpec, address: str) -> Mapping[str, str]:
         """What tells commands of the proxy, with a credential that is good from this pod's address only."""
         how = self.settings
         if not spec.has_egress or not how.egress_address or self._egress is None:
             return {}
         host = f"[{how.egress_address}]" if ":" in how.egress_address else how.egress_address
-        token = self._egress.token(spec.id, address)
+        await self._egress.addresses.stands(spec.id, address)
+        token = self._egress.key.token(spec.id, address)
         return proxy_environment(f"http://{spec.id}:{token}@{host}:{how.egress_port}")
 
     def _layers(self, spec: SandboxSpec, linked: Linked, seen: str) -> list[Layer]:
@@ -335,9 +339,15 @@ class KubernetesBackend(Backend):
         await sandbox.stop_processes()
         await sandbox.let_go()
         self._open.pop(sandbox.id, None)
+        await self._leave(sandbox.id)
         if self.settings.storage_class:
             await self._mark(sandbox.namespace, "suspended")
             await self.api.delete(kinds.POD, names.POD, namespace=sandbox.namespace)
+
+    async def _leave(self, sandbox: SandboxId) -> None:
+        """Before the pod goes: its address may be another's a moment later."""
+        if self._egress is not None:
+            await self._egress.addresses.left(sandbox)
 
     async def _mark(self, namespace: str, state: str) -> None:
         path = f"/metadata/labels/{names.STATE.replace('/', '~1')}"
@@ -361,6 +371,7 @@ class KubernetesBackend(Backend):
             await opened.let_go()
         if not names.is_sandbox_id(sandbox):
             return
+        await self._leave(sandbox)
         for found in await self._namespaces(f"{names.SANDBOX}={sandbox}"):
             await self._remove(name_of(found))
 

@@ -2,7 +2,8 @@
 
 The control plane hands each command a credential that is bound to the address its pod has now. The proxy computes it
 anew from the address that a connection comes from, so one that was carried elsewhere, into another run's pod or into
-one that the agent applied, is simply wrong. The proxy needs this key and no right in the cluster; the key opens no
+one that the agent applied, is simply wrong. Addresses are given out again, so the proxy also asks which address the
+sandbox has now: one that was suspended has none. The proxy needs this key and no right in the cluster; the key opens no
 sandbox. Code: HMAC-SHA256 over `SANDBOX|ADDRESS`, 64 hex digits.
 """
 
@@ -13,6 +14,7 @@ import hmac
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from ringfence_sandbox.contract import SandboxId
 from ringfence_sandbox.egress.hosts import IpAddress
@@ -46,8 +48,30 @@ class EgressKey:
 
     def token(self, sandbox: SandboxId, address: str) -> str:
         """The sandbox's credential while its pod has this address."""
-        where = ipaddress.ip_address(address)
-        return hmac.new(self.secret, f"{sandbox}|{where}".encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self.secret, f"{sandbox}|{written(address)}".encode(), hashlib.sha256).hexdigest()
 
     async def is_theirs(self, sandbox: SandboxId, token: str, address: IpAddress) -> bool:
         return hmac.compare_digest(self.token(sandbox, str(address)).encode(), token.encode())
+
+
+class Addresses(Protocol):
+    """Which address each sandbox has now. Durable on return; any number of processes may tell. Nobody retries."""
+
+    async def stands(self, sandbox: SandboxId, address: str) -> None:
+        """It has this address from now on and no other; nobody else has it any more."""
+
+    async def left(self, sandbox: SandboxId) -> None:
+        """It has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """What hands sandboxes their credentials: the key, and where it is noted from which address each is good."""
+
+    key: EgressKey
+    addresses: Addresses
+
+
+def written(address: str) -> str:
+    """An IP address in the one form in which addresses are compared."""
+    return str(ipaddress.ip_address(address))

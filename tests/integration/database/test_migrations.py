@@ -32,12 +32,13 @@ from tests.lints.sources import modules
 SIGNER = Signer.generate("test.example/log")
 CHANGED = """the tables changed: python -m ringfence.database.drafting "what changed"
 (or --again, while no release has the newest migration)"""
+AFTER = f"{len(KNOWN) + 1:04d}"
 NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "AFTER"
+down_revision = "HEAD"
 branch_labels = None
 depends_on = None
 
@@ -47,7 +48,7 @@ def upgrade() -> None:
         batch.add_column(sa.Column("colour", sa.Text(), nullable=False, server_default="grey"))
     op.create_table("half_done", sa.Column("n", sa.Integer()))
     FAIL
-"""
+""".replace("AFTER", AFTER).replace("HEAD", HEAD)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -81,12 +82,12 @@ def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     """A release that has one migration more than this one."""
     folder = tmp_path / "migrations"
     shutil.copytree(scripts.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    path = folder / "versions" / "0002_next.py"
+    path = folder / "versions" / f"{AFTER}_next.py"
     path.write_text(NEXT.replace("FAIL", "pass"))
     monkeypatch.setattr(scripts, "FOLDER", folder)
-    monkeypatch.setattr(version, "KNOWN", (*KNOWN, "0002"))
-    monkeypatch.setattr(version, "HEAD", "0002")
-    monkeypatch.setattr(upgrading, "HEAD", "0002")
+    monkeypatch.setattr(version, "KNOWN", (*KNOWN, AFTER))
+    monkeypatch.setattr(version, "HEAD", AFTER)
+    monkeypatch.setattr(upgrading, "HEAD", AFTER)
     yield path
 
 
@@ -106,23 +107,23 @@ def test_tables_without_a_version_are_refused_and_left_alone(store: SqlStore) ->
 
 
 def test_older_tables_of_a_shared_database_wait_for_a_person(store: SqlStore, next_release: Path) -> None:
-    store.alter(lambda connection: migrate(connection, target="0001"))
+    store.alter(lambda connection: migrate(connection, target=HEAD))
     with pytest.raises(Mistake, match="ringfence db upgrade"):
         make_ready(store, may_upgrade=False)
     assert store.read_now(standing) is Standing.OLDER
 
 
 def test_an_upgrade_that_fails_midway_leaves_everything_as_it_was(store: SqlStore, next_release: Path) -> None:
-    store.alter(lambda connection: migrate(connection, target="0001"))
+    store.alter(lambda connection: migrate(connection, target=HEAD))
     before = tables_of(store)
     next_release.write_text(NEXT.replace("FAIL", 'op.execute("SELECT * FROM nowhere")'))
     with pytest.raises(DatabaseError):
         make_ready(store, may_upgrade=True)
-    assert (store.read_now(version_of), tables_of(store)) == ("0001", before)
+    assert (store.read_now(version_of), tables_of(store)) == (HEAD, before)
 
 
 def test_a_filled_database_keeps_its_rows_and_its_log_through_an_upgrade(store: SqlStore, next_release: Path) -> None:
-    store.alter(lambda connection: migrate(connection, target="0001"))
+    store.alter(lambda connection: migrate(connection, target=HEAD))
     event = Event(Kind.GAP, "system:test", {"n": 1})
 
     def fill(tx: Transaction) -> None:
@@ -131,7 +132,7 @@ def test_a_filled_database_keeps_its_rows_and_its_log_through_an_upgrade(store: 
 
     asyncio.run(store.write(fill))
     make_ready(store, may_upgrade=True)
-    assert store.read_now(version_of) == "0002"
+    assert store.read_now(version_of) == AFTER
     assert store.read_now(lambda c: c.execute(text("SELECT text, colour FROM tasks")).one()) == ("x", "grey")
     asyncio.run(store.write(lambda tx: tx.record(event)))
     assert store.read_now(lambda c: c.execute(text("SELECT size FROM audit_head")).scalar()) == 2
