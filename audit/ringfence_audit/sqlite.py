@@ -69,6 +69,7 @@ class SqliteSession(EvidenceSession):
         self._has_savepoint = True
 
     def leave(self) -> None:
+        self._require_open()
         if self._has_savepoint:
             self._driver.execute("RELEASE job")
             self._has_savepoint = False
@@ -96,9 +97,13 @@ class SqliteSession(EvidenceSession):
         insert_rows(self._driver, self.TEXT["set_stream"], streams)
 
     def commit(self) -> None:
+        self._require_open()
+        self._driver.execute("COMMIT")
+
+    def _require_open(self) -> None:
+        """Outside a transaction each statement would be kept by itself, with no entry beside it."""
         if not self._driver.in_transaction:
             raise LogUnavailable("the batch's transaction was ended from inside a job")
-        self._driver.execute("COMMIT")
 
 
 def is_storage_failure(error: Exception) -> bool:

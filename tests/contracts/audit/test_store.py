@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import orjson
@@ -85,6 +86,26 @@ async def test_one_bad_transaction_among_many_is_rolled_back_alone(store: SqlSto
     results = await asyncio.gather(*(attempt(n) for n in range(80)))
     assert results.count("refused") == 40
     assert len(await store.read(names)) == len(await store.read(entries)) == 40
+
+
+async def test_what_a_transaction_does_after_it_was_ended_from_inside_is_no_row_without_an_entry(
+    store: SqlStore,
+) -> None:
+    is_gathered = threading.Event()
+
+    def ends_it(tx: Transaction) -> None:
+        tx.connection.exec_driver_sql("ROLLBACK")  # as SQLite itself does on a full disk
+
+    held = asyncio.ensure_future(store.write(lambda tx: is_gathered.wait()))
+    batch = [asyncio.ensure_future(one) for one in (put(store, "before"), store.write(ends_it), put(store, "after"))]
+    await asyncio.sleep(0)
+    is_gathered.set()
+    done = await asyncio.gather(held, *batch, return_exceptions=True)
+    assert isinstance(done[2], LogUnavailable)
+    there = await store.read(names)
+    assert there == sorted(one for one in done if isinstance(one, str))
+    assert len(await store.read(entries)) == len(there)
+    await put(store, "later")
 
 
 async def test_a_reader_cannot_write(store: SqlStore) -> None:
