@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from ringfence.cluster import open_cluster
-from ringfence_sandbox.contract import Limits, SandboxId, SandboxSpec
+from ringfence_sandbox.contract import Limits, SandboxSpec
 
 if TYPE_CHECKING:
     from ringfence.settings import Settings
@@ -69,7 +68,9 @@ async def _rights(backend: KubernetesBackend) -> AsyncIterator[Check]:
 
 
 async def _proof(backend: KubernetesBackend) -> AsyncIterator[Check]:
-    spec = SandboxSpec(SandboxId(f"doctor-{os.getpid()}"), limits=PROVED_WITH)
+    from ringfence_sandbox.kubernetes import names
+
+    spec = SandboxSpec(names.check_sandbox(), limits=PROVED_WITH)
     try:
         sandbox = await backend.create(spec)
         for layer in sandbox.layers:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
@@ -15,6 +16,8 @@ from kubernetes.aio import client as kubernetes_client
 from ringfence_sandbox.errors import ProtocolViolation, SandboxBusy
 from ringfence_sandbox.kubernetes import kinds, names, waiting
 from ringfence_sandbox.kubernetes.api import ClusterApi
+from ringfence_sandbox.kubernetes.backend import KubernetesBackend
+from ringfence_sandbox.kubernetes.credentials import ControlKey
 from ringfence_sandbox.kubernetes.errors import (
     ClusterUnavailable,
     Conflict,
@@ -23,6 +26,7 @@ from ringfence_sandbox.kubernetes.errors import (
     RequestRefused,
 )
 from ringfence_sandbox.kubernetes.json_value import Json
+from ringfence_sandbox.kubernetes.settings import ClusterSettings
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -70,7 +74,8 @@ async def played(*answers: Answer, patience_s: float = 10.0) -> AsyncIterator[tu
     script = Script(list(answers))
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", script.handle)
-    runner = web.AppRunner(application)
+    # a handler that never ends must not hold the end of a test
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -120,6 +125,32 @@ async def test_an_overloaded_server_is_asked_again() -> None:
     async with played(says(429, **{"Retry-After": "0"}), says(500), says(504), ok) as (api, script):
         assert await api.version() == "v1.37.2"
         assert len(script.seen) == 4
+
+
+def space(name: str, sandbox: str, made: datetime) -> Json:
+    labels: Json = {names.SANDBOX: sandbox}
+    return {"metadata": {"name": name, "labels": labels, "creationTimestamp": made.isoformat()}}
+
+
+async def test_a_sweeper_is_not_told_of_a_check_at_work_but_of_one_that_was_cut_off() -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    young, old = now - timedelta(minutes=9), now - timedelta(minutes=11)
+    spaces: Json = [
+        space("rf-r-doctor-a", "doctor-a", young),
+        space("rf-r-doctor-b", "doctor-b", old),
+        space("rf-r-r1-1", "r1-1", young),
+    ]
+    async with played(says(200, {"items": spaces})) as (api, _):
+        settings = ClusterSettings(image="images.example.org/team:1", inside_image="images.example.org/inside:1")
+        backend = KubernetesBackend(api, settings, ControlKey(b"t" * 32), now=lambda: now)
+        assert await backend.sandboxes() == {"doctor-b", "r1-1"}
+
+
+def test_no_two_checks_share_a_name_whatever_process_makes_them() -> None:
+    found = {names.check_sandbox() for _ in range(100)}
+    assert len(found) == 100
+    assert all(names.is_sandbox_id(one) and names.is_check(one) for one in found)
+    assert not names.is_check("r1-1")
 
 
 async def test_a_failed_test_of_a_patch_is_a_conflict() -> None:

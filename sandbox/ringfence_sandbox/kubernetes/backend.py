@@ -382,12 +382,18 @@ class KubernetesBackend(Backend):
         await waiting.until_gone(self.api, namespace, timeout_s=DESTROY_WITHIN_S)
 
     async def sandboxes(self) -> frozenset[SandboxId]:
-        """Every sandbox of this installation that is there, and not on its way out."""
+        """Every sandbox of this installation that is there, not on its way out, and no check's that is at work."""
         return frozenset(
             SandboxId(labels_of(namespace)[names.SANDBOX])
             for namespace in await self._namespaces(names.SANDBOX)
-            if not text(namespace, "metadata", "deletionTimestamp")
+            if not text(namespace, "metadata", "deletionTimestamp") and not self._is_checked(namespace)
         )
+
+    def _is_checked(self, namespace: Object) -> bool:
+        """Whether `doctor` may still be at work in it: it is in no run's row, and its process may be anywhere."""
+        made = datetime.fromisoformat(text(namespace, "metadata", "creationTimestamp"))
+        is_young = self._now() - made < rights_check.ABANDONED_AFTER
+        return names.is_check(labels_of(namespace)[names.SANDBOX]) and is_young
 
     async def grants(self) -> Mapping[str, str]:
         """What grants opened for runs and still stands: `NAMESPACE/ROLE` → the grant's id."""

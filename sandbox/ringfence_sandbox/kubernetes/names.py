@@ -7,6 +7,7 @@ them to the letter.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -43,12 +44,23 @@ CREDENTIAL: Final = "inside"
 PERSON_LABELS: Final = ("run", "task", "team", "profile", "person")
 """Labels that a spec may set; each becomes `ringfence/NAME` and, unshortened, an annotation of the same name."""
 
+_CHECK: Final = "doctor-"
 _SANDBOX_ID: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
 
 
 def is_sandbox_id(text: str) -> bool:
     """Whether the text has the form that `contract.SandboxId` promises."""
     return _SANDBOX_ID.match(text) is not None
+
+
+def check_sandbox() -> SandboxId:
+    """The name of a sandbox that `doctor` makes. Random, since in every container of ours the process is number 1."""
+    return SandboxId(f"{_CHECK}{os.urandom(8).hex()}")
+
+
+def is_check(sandbox: str) -> bool:
+    """Whether it is a check's, which is in no run's row. No run's sandbox is named so."""
+    return sandbox.startswith(_CHECK)
 
 
 def cold_namespace(sandbox: SandboxId) -> str:
