@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hmac
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Column, Connection, Index, Table, Text, delete, insert, select
 
 from ringfence_agents.schema import runs
 from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.contract import SandboxId
-from ringfence_sandbox.egress.hosts import IpAddress
 from ringfence_sandbox.kubernetes.egress_identity import EgressKey, written
+
+if TYPE_CHECKING:  # every command imports this module, and the proxy is heavy
+    from ringfence_sandbox.egress.hosts import IpAddress
 
 NOWHERE: Final = ""
 

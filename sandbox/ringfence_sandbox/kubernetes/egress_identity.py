@@ -14,11 +14,13 @@ import hmac
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ringfence_sandbox.contract import SandboxId
-from ringfence_sandbox.egress.hosts import IpAddress
 from ringfence_sandbox.errors import IsolationUnavailable
+
+if TYPE_CHECKING:  # every command imports this module, and the proxy is heavy
+    from ringfence_sandbox.egress.hosts import IpAddress
 
 KEY_BYTES = 32
 
