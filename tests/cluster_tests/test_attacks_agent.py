@@ -300,6 +300,7 @@ async def test_an_agents_workloads_run_beside_the_sandbox(place: Field) -> None:
     command: Json = [{"name": "main", "image": place.image, "command": ["sleep", "60"]}]
     async with place.agent() as agent:
         body = rights.restricted_pod(place.run, place.image)
+        body["metadata"] = {"name": "check", "labels": {"app": "check"}, "namespace": place.run}
         spec = dict_of(body["spec"])
         locked: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         spec["containers"] = [dict_of(command[0]) | {"securityContext": locked}] if isinstance(command, list) else []
@@ -310,6 +311,11 @@ async def test_an_agents_workloads_run_beside_the_sandbox(place: Field) -> None:
             return child(found, "status", "phase") == "Running"
 
         await until(runs)
+        for path in (POD(place.run, "check"), f"{POD(place.run)}?labelSelector=app=check"):
+            # once asked for, a long grace holds the namespace: its own removal does not shorten it
+            slow = await send(agent, "DELETE", path, {"gracePeriodSeconds": 86400})
+            assert_refused(slow)
+            assert b"within 30 seconds" in slow.body
         assert await agent.delete(kinds.POD, "check", namespace=place.run, grace_s=0)
 
 
