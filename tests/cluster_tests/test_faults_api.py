@@ -14,7 +14,9 @@ from aiohttp import web
 from kubernetes.aio import client as kubernetes_client
 
 from ringfence_sandbox.errors import ProtocolViolation, SandboxBusy
-from ringfence_sandbox.kubernetes import kinds, names, waiting
+from ringfence_sandbox.kubernetes import kinds, names, rights_check, waiting
+from ringfence_sandbox.kubernetes.agent_api import standing_grants
+from ringfence_sandbox.kubernetes.agent_objects import GRANT
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.backend import KubernetesBackend
 from ringfence_sandbox.kubernetes.credentials import ControlKey
@@ -26,6 +28,7 @@ from ringfence_sandbox.kubernetes.errors import (
     RequestRefused,
 )
 from ringfence_sandbox.kubernetes.json_value import Json
+from ringfence_sandbox.kubernetes.rights import Attack
 from ringfence_sandbox.kubernetes.settings import ClusterSettings
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -125,6 +128,58 @@ async def test_an_overloaded_server_is_asked_again() -> None:
     async with played(says(429, **{"Retry-After": "0"}), says(500), says(504), ok) as (api, script):
         assert await api.version() == "v1.37.2"
         assert len(script.seen) == 4
+
+
+async def test_a_patch_that_admission_or_validation_refuses_is_no_conflict() -> None:
+    """Whoever meets a conflict reads again and tries again, which would never help here."""
+    for message in ("ValidatingAdmissionPolicy 'x' denied request: no", 'metadata.labels: Invalid value: "a b"'):
+        async with played(refuses(422, message, "Invalid")) as (api, _):
+            with pytest.raises(RequestRefused) as refused:
+                await api.json_patch(kinds.NAMESPACE, "rf-p-1", [{"op": "add", "path": "/a", "value": "1"}])
+            assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_refused"),
+    [
+        (refuses(422, 'Pod "check" is invalid: spec.containers: Required value', "Invalid"), False),
+        (refuses(403, 'pods "check" is forbidden: because it is being terminated', "Forbidden"), False),
+        (refuses(403, 'pods "check" is forbidden: exceeded quota: sandbox', "Forbidden"), False),
+        (refuses(404, "not found"), False),
+        (refuses(400, "unknown field"), False),
+        (says(201, {}), False),
+        (refuses(403, 'pods is forbidden: User "x" cannot list resource "pods"', "Forbidden"), True),
+        (refuses(403, 'pods "check" is forbidden: violates PodSecurity "restricted:latest"', "Forbidden"), True),
+        (refuses(422, "ValidatingAdmissionPolicy 'x' with binding 'x' denied request: no", "Invalid"), True),
+    ],
+)
+async def test_only_rbac_admission_and_pod_security_refuse_an_attack(answer: Answer, is_refused: bool) -> None:
+    async with played(answer) as (api, _):
+        tried = await rights_check.attempt(api, Attack("", "POST", kinds.POD.path("rf-check-1"), {}))
+        assert tried.is_refused is is_refused, tried.said
+
+
+def role_of(grant: str) -> Json:
+    return {"items": [{"metadata": {"name": f"grant-{grant}", "labels": {GRANT: grant}}}]}
+
+
+async def test_grants_that_cannot_be_read_are_an_error_unless_their_namespace_is_going_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listed: Json = {"items": [{"metadata": {"name": "rf-r-a", "labels": {GRANT: ""}}}]}
+    refused = refuses(403, "roles is forbidden", "Forbidden")
+    async with played(says(200, listed), refused, says(200, {"metadata": {"name": "rf-r-a"}})) as (api, _):
+        assert await standing_grants(api, "here") == {}
+        assert "grants in rf-r-a cannot be looked at" in caplog.text
+        caplog.clear()
+    going: Json = {"metadata": {"name": "rf-r-a", "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    async with played(says(200, listed), refused, says(200, going)) as (api, _):
+        assert await standing_grants(api, "here") == {}
+    async with played(says(200, listed), refused, refuses(404, "gone")) as (api, _):
+        assert await standing_grants(api, "here") == {}
+    assert caplog.text == ""
+    async with played(says(200, listed), says(200, role_of("g-1"))) as (api, _):
+        assert await standing_grants(api, "here") == {"rf-r-a/grant-g-1": "g-1"}
 
 
 def space(name: str, sandbox: str, made: datetime) -> Json:

@@ -37,6 +37,8 @@ Query: TypeAlias = Mapping[str, str]
 _APPLY: Final = "application/apply-patch+yaml"
 _JSON_PATCH: Final = "application/json-patch+json"
 _MERGE_PATCH: Final = "application/merge-patch+json"
+_UNFITTING: Final = "the server rejected our request due to an error in our request"
+"""All that the API server says of a JSON patch that does not fit the object as it is."""
 _ANSWER_LIMIT: Final = 64 << 20
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 
@@ -179,13 +181,14 @@ class ClusterApi:
         return True
 
     async def json_patch(self, kind: Kind, name: str, operations: Sequence[Json], *, namespace: str = "") -> Object:
-        """RFC 6902. A failed `test`, or a path that is not there any more, raises `Conflict`."""
+        """RFC 6902. A failed `test`, or a path that is not there any more, raises `Conflict`; what admission or
+        validation will not have is `RequestRefused`."""
         query = {"fieldManager": names.MANAGER}
         path = kind.path(namespace, name)
         try:
             return await self._json("PATCH", path, query=query, body=operations, content_type=_JSON_PATCH)
         except RequestRefused as error:
-            if error.status == 422:
+            if error.status == 422 and _UNFITTING in str(error):
                 raise Conflict(str(error)) from error
             raise
 

@@ -1,8 +1,9 @@
 """Performing the attacks of `rights` with the orchestrator's own identity: at each start, in `doctor`, in `helm test`.
 
 Everything outside is a dry run. Inside, one namespace of the form of a run's is really made and removed, because a
-right inside it is only there once it is bound there. A refusal counts only as 403 or 422 from the API server: silence,
-a missing object or a malformed request proves nothing and is reported as if the attack had succeeded.
+right inside it is only there once it is bound there. A refusal is RBAC's, Pod Security's (403) or a policy's (422):
+silence, a missing or invalid object, a quota or a namespace on its way out proves nothing and is reported as if the
+attack had succeeded.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from datetime import datetime, timedelta
 
 from ringfence_sandbox.errors import IsolationUnavailable
 from ringfence_sandbox.kubernetes import kinds, names, objects, rights
-from ringfence_sandbox.kubernetes.api import ClusterApi
+from ringfence_sandbox.kubernetes.api import ClusterApi, Reply
 from ringfence_sandbox.kubernetes.errors import RequestRefused
 from ringfence_sandbox.kubernetes.json_value import child, labels_of, name_of, text
 from ringfence_sandbox.kubernetes.rights import Attack, Orchestrator
 from ringfence_sandbox.kubernetes.settings import ClusterSettings
 
-REFUSED = frozenset({403, 422})
+OTHER_403 = ("exceeded quota", "unknown for quota", "being terminated")
+"""What is forbidden for a reason that tomorrow may not be there."""
+DENIED = "denied request"
+"""How the API server words what a ValidatingAdmissionPolicy refuses; other answers 422 are about the object's form."""
+SAID_BYTES = 64 << 10
 CHECK_STATE = "check"
 BINDING_WITHIN_S = 10.0
 ABANDONED_AFTER = timedelta(minutes=10)
@@ -72,20 +77,20 @@ async def must_hold(api: ClusterApi, who: Orchestrator, *, now: datetime) -> Seq
 async def attack(api: ClusterApi, who: Orchestrator, *, now: datetime) -> Sequence[Tried]:
     """Every attack with its answer. Raises `IsolationUnavailable` where not even a run's namespace can be made."""
     nonce = os.urandom(5).hex()
-    tried = [await _try(api, one) for one in rights.outside_attacks(who, nonce)]
+    tried = [await attempt(api, one) for one in rights.outside_attacks(who, nonce)]
     for question in rights.questions():
         answer = await api.review(kinds.ACCESS_REVIEW, question.spec())
         is_allowed = child(answer, "status", "allowed") is not False
         tried.append(Tried(question.name, not is_allowed, "allowed by RBAC" if is_allowed else "not allowed"))
     await _remove_old(api, who, now)
     async with _probe_namespace(api, who, nonce) as place:
-        tried += [await _try(api, one) for one in rights.inside_attacks(who, place)]
+        tried += [await attempt(api, one) for one in rights.inside_attacks(who, place)]
         async with api.with_token(await api.token(place, names.SERVICE_ACCOUNT)) as agent:
             # what an agent may do works, so that what is refused next is refused for its own reason
             await _until_allowed(
                 agent, Attack("", "POST", kinds.POD.path(place), rights.restricted_pod(place, who.image))
             )
-            tried += [await _try(agent, one) for one in rights.agent_attacks(who, place)]
+            tried += [await attempt(agent, one) for one in rights.agent_attacks(who, place)]
     return tried
 
 
@@ -108,7 +113,7 @@ async def accidents(api: ClusterApi, who: Orchestrator) -> Sequence[Accident]:
     return found
 
 
-async def _try(api: ClusterApi, one: Attack) -> Tried:
+async def attempt(api: ClusterApi, one: Attack) -> Tried:
     query = {"fieldManager": names.MANAGER} if one.method in ("POST", "PATCH") else {}
     if one.method != "GET":
         query["dryRun"] = "All"
@@ -116,7 +121,14 @@ async def _try(api: ClusterApi, one: Attack) -> Tried:
         query["force"] = "true"
     reply = await api.attempt(one.method, one.path, query=query, body=one.body, content_type=one.content_type)
     said = f"HTTP {reply.status} {reply.body[:300].decode(errors='replace')}"
-    return Tried(one.name, reply.status in REFUSED, said)
+    return Tried(one.name, _is_refusal(reply), said)
+
+
+def _is_refusal(reply: Reply) -> bool:
+    words = reply.body[:SAID_BYTES].decode(errors="replace")
+    if reply.status == 403:
+        return not any(other in words for other in OTHER_403)
+    return reply.status == 422 and DENIED in words
 
 
 async def _until_allowed(api: ClusterApi, one: Attack) -> None:
@@ -125,7 +137,7 @@ async def _until_allowed(api: ClusterApi, one: Attack) -> None:
     try:
         async with asyncio.timeout(BINDING_WITHIN_S):
             while True:
-                tried = await _try(api, one)
+                tried = await attempt(api, one)
                 if tried.said.startswith(("HTTP 200", "HTTP 201")):
                     return
                 last = tried.said
