@@ -74,6 +74,8 @@ class ClusterForm(BaseModel):
     storage_class: str = ""
     has_storage_limits: bool = True
     has_user_namespaces: bool = True
+    sandboxed_runtimes: tuple[str, ...] = ()
+    """Runtime classes with a kernel of their own; in these alone Landlock may be missing."""
     cpu_request_milli: int = Field(default=100, ge=1)
     memory_request_mib: int = Field(default=256, ge=16)
     run_manager_role: str = ""
@@ -124,6 +126,7 @@ def cluster_settings(form: ClusterForm, *, fingerprint: str, is_inside: bool) ->
         storage_class=form.storage_class,
         has_storage_limits=form.has_storage_limits,
         has_user_namespaces=form.has_user_namespaces,
+        sandboxed_runtimes=form.sandboxed_runtimes,
         run_manager_role=form.run_manager_role,
         orchestrator=Peer(form.namespace, {"name": form.service_account}) if form.service_account else None,
     )

@@ -289,9 +289,7 @@ class KubernetesBackend(Backend):
         ]
         if spec.runtime_class:
             found.append(Layer("runtime", True, spec.runtime_class))
-            # a sandboxed kernel has its own fence and often no Landlock: said, not required
-            return found + [replace_held(layer) for layer in linked.greeting.layers]
-        return found + list(linked.greeting.layers)
+        return found + [excused(layer, spec, self.settings) for layer in linked.greeting.layers]
 
     async def _network_seen(self, namespace: str) -> str:
         """What the pod's first container saw of the network before anything else of the pod could start.
@@ -424,6 +422,8 @@ async def _together(doings: Iterable[Awaitable[object]]) -> None:
             raise result
 
 
-def replace_held(layer: Layer) -> Layer:
-    """The layer as a remark: not held is said in its detail, and does not count as missing."""
-    return layer if layer.is_held else Layer(layer.name, True, f"not there, and not needed here: {layer.detail}")
+def excused(layer: Layer, spec: SandboxSpec, settings: ClusterSettings) -> Layer:
+    """The layer as it counts: a kernel of the pod's own is a fence itself and often has no Landlock."""
+    if layer.is_held or layer.name != "landlock" or spec.runtime_class not in settings.sandboxed_runtimes:
+        return layer
+    return Layer(layer.name, True, f"not there; {spec.runtime_class} has a kernel of its own: {layer.detail}")

@@ -58,6 +58,8 @@ class ClusterSettings:
     """Whether the nodes account for ephemeral storage. Where not, only the in-sandbox server watches disk use."""
     has_user_namespaces: bool = True
     """Whether pods get a user namespace of their own. Where the nodes cannot, only reduced profiles run."""
+    sandboxed_runtimes: tuple[str, ...] = ()
+    """Runtime classes that give each pod a kernel of its own (gVisor, Kata): in these alone Landlock may be missing."""
     uid: int = 64000
     extra_pods: int = 8
     """How many pods an agent with rights of its own may run beside the sandbox."""

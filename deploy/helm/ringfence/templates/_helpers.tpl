@@ -54,6 +54,7 @@ seccompProfile: {type: RuntimeDefault}
   "namespace" .Release.Namespace "run_manager_role" (include "ringfence.runManager" .)
   "service_account" (include "ringfence.orchestrator" .) "storage_class" .Values.sandbox.storageClass
   "has_storage_limits" .Values.sandbox.storageLimits "has_user_namespaces" .Values.sandbox.userNamespaces
+  "sandboxed_runtimes" .Values.sandbox.sandboxedRuntimes
   "control_cidrs" .Values.sandbox.controlCidrs "cpu_request_milli" .Values.sandbox.cpuRequestMilli
   "memory_request_mib" .Values.sandbox.memoryRequestMib -}}
 {{- $form | toJson -}}
