@@ -26,6 +26,7 @@ RIGHTS = ("rights", "policy-orchestrator", "policy-agents", "policy-run-pods")
 GIVEN = (
     "image.repository=images.example.org/ringfence",
     "database.secret=database",
+    "keys.secret=r-keys",
     "sandbox.image=images.example.org/team:1",
     "sandbox.insideImage=images.example.org/inside:1",
     "sandbox.allowedImages={images.example.org/}",
