@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ringfence_sandbox import answers
-from ringfence_sandbox.connection import JsonObject, Reply, ServerConnection
+from ringfence_sandbox.connection import JsonObject, Reply, ServerConnection, is_sound
 from ringfence_sandbox.contract import (
     Action,
     Bundle,
     CallId,
     ChangedFile,
+    Ending,
     Exec,
     FileContent,
     Layer,
@@ -29,7 +30,13 @@ from ringfence_sandbox.contract import (
     SandboxId,
     Write,
 )
-from ringfence_sandbox.errors import IsolationUnavailable, ProtocolViolation, SandboxError, WorkspaceRefused
+from ringfence_sandbox.errors import (
+    IsolationUnavailable,
+    PathRefused,
+    ProtocolViolation,
+    SandboxError,
+    WorkspaceRefused,
+)
 from ringfence_sandbox.inside import wire
 
 ANSWER_WITHIN_S = 30.0
@@ -68,6 +75,8 @@ class ServedSandbox(Sandbox):
         self._connection = connection
 
     async def perform(self, action: Action, *, on_output: OutputSink | None = None) -> Outcome:
+        if not _is_sound(action):
+            return Outcome(action.call_id, Ending.REFUSED, detail="it holds a character that no system call takes")
         connection = self._connection
         try:
             if isinstance(action, Exec):
@@ -202,6 +211,9 @@ class ServedSandbox(Sandbox):
         return Proof([answers.probe(fields) for fields in answers.items(reply.body, limit=200)])
 
     async def _request(self, header: JsonObject, *, limit_bytes: int) -> Reply:
+        for key in ("path", "pattern"):
+            if not is_sound(str(header.get(key, ""))):
+                raise PathRefused(f"the {key} holds a character that no system call takes")
         return await self._connection.request(header, limit_bytes=limit_bytes, timeout_s=330.0)
 
     async def remount(self, mounts: tuple[Mount, ...]) -> None:
@@ -219,3 +231,13 @@ class ServedSandbox(Sandbox):
             await self._connection.close()
         except SandboxError:
             return
+
+
+def _is_sound(action: Action) -> bool:
+    """Whether every text of a call can reach a system call: a model's JSON can carry halves of characters."""
+    if isinstance(action, Exec):
+        environment = (*action.environment.keys(), *action.environment.values())
+        return all(map(is_sound, (*action.argv, str(action.cwd), *environment)))
+    if isinstance(action, Write):
+        return is_sound(str(action.path))
+    return is_sound(str(action.source)) and is_sound(str(action.target))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 READ_CEILING = 64 << 20
 SMALL = 2 << 20
 PIECE = 512 << 10
+PATH_LIMIT = 4000
 NAME_LIMIT = 300
 NAMES_LIMIT = 100
 O_DIRECTORY_WALK = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_PATH
@@ -33,7 +34,9 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def resolved(workspace: str, path: str) -> str:
-    """`path` as an absolute path; relative ones lie in the workspace. Refuses `..`."""
+    """`path` as an absolute path; relative ones lie in the workspace. Refuses `..`, and what no call could name."""
+    if len(os.fsencode(path)) > PATH_LIMIT:
+        raise Answer("path", f"{path[:100]}…: a path of more than {PATH_LIMIT} bytes")
     if ".." in path.split("/"):
         raise Answer("path", f"{path}: a path must not contain ..")
     return os.path.normpath(path if path.startswith("/") else workspace + "/" + path)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FILE = "calls.journal"
 COMPACT_OVER = 16 << 20
+DETAIL_LIMIT = 2000
 
 
 def boot_id() -> str:
@@ -128,7 +129,10 @@ class Journal:
         self.started.add(call)
 
     def finish(self, call: str, fields: Header, body: bytes) -> Record:
-        """Record how `call` ended."""
+        """Record how `call` ended. The detail, which may repeat a path of any length, is cut."""
+        detail = fields.get("detail")
+        if isinstance(detail, str) and len(detail) > DETAIL_LIMIT:
+            fields["detail"] = detail[:DETAIL_LIMIT]
         self._append({"event": "outcome", "call": call, "outcome": fields}, body)
         record = self.outcomes[call] = Record(fields, body)
         return record

@@ -142,7 +142,7 @@ def _load(server: Server, channel: Channel, number: int, header: Header, body: b
 
 def _while_frozen(server: Server, channel: Channel, number: int, work: Callable[[Emit], None]) -> None:
     """Work on files while nothing else inside can change them, nor touch what the work uses."""
-    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S)
+    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S, accepts_waiting=True)
     if stopped is None:
         raise Refused("busy", "the sandbox's processes could not be stopped")
     Worker(server, channel, number, work, deadline_s=300, on_done=lambda: _thaw(server, stopped))
@@ -179,7 +179,7 @@ def _pack(server: Server, channel: Channel, number: int, header: Header, body: b
 
         packing.pack(server.settings, emit)
 
-    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S)
+    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S, accepts_waiting=True)
     if stopped is None:
         raise Refused("busy", "the sandbox's processes could not be stopped")
     server.is_final = server.is_final or header.get("stays_frozen") is True

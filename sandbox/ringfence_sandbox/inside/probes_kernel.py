@@ -39,6 +39,8 @@ CALLS: tuple[tuple[str, int, int, tuple[int | bytes | None, ...]], ...] = (
     ("fanotify_init", 300, 262, (0x200, 0)),
     ("personality", 135, 92, (READ_IMPLIES_EXEC,)),
     ("ptrace", 101, 117, (0, 0, 0, 0)),
+    ("timer_create", 222, 107, (99, None, None)),
+    ("mq_notify", 244, 184, (-1, None)),
 )
 # Those that the kernel keeps for root itself: refused twice in a sandbox, reached only where there is none.
 ROOT_CALLS: tuple[tuple[str, int, int, tuple[int | bytes | None, ...]], ...] = (

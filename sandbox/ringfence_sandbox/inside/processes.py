@@ -10,10 +10,15 @@ import os
 from time import monotonic, sleep
 
 SIGKILL, SIGSTOP, SIGCONT = 9, 19, 18
+VFORKS = (b"220",) if os.uname().machine == "aarch64" else (b"56", b"58")
+"""clone and vfork, as /proc/PID/syscall numbers them."""
 
 
 class Process:
-    """One line of the table. `state` is the letter of proc(5): R, S, D, T, t, Z, X."""
+    """One line of the table. `state` is the letter of proc(5): R, S, D, T, t, Z, X.
+
+    That letter is the first thread's. Where it has ended and others go on the process is not dead: `state` is R then.
+    """
 
     __slots__ = ("parent", "pid", "resident_pages", "state", "threads")
 
@@ -23,6 +28,32 @@ class Process:
         self.state = state
         self.threads = threads
         self.resident_pages = resident_pages
+
+    def is_still(self) -> bool:
+        """Whether every thread is stopped, dead, or waits for a child of its own to begin (vfork(2))."""
+        if self.threads <= 1:
+            return _is_still(self.state, "/proc/%d" % self.pid)
+        folder = "/proc/%d/task" % self.pid
+        try:
+            return all(_is_still(_state(folder + "/" + name), folder + "/" + name) for name in os.listdir(folder))
+        except (FileNotFoundError, ProcessLookupError):
+            return not os.path.isdir(folder)  # one thread ended while its fellows were read: to be looked at again
+
+
+def _state(folder: str) -> str:
+    with open(folder + "/stat", "rb") as file:
+        text = file.read(2048)
+    return text[text.rfind(b")") + 2 :][:1].decode()
+
+
+def _is_still(state: str, folder: str) -> bool:
+    if state != "D":
+        return state in "TtZX"
+    try:
+        with open(folder + "/syscall", "rb") as file:
+            return file.read(64).split(b" ")[0] in VFORKS
+    except OSError:
+        return False  # it keeps that to itself, or has ended
 
 
 def table() -> dict[int, Process]:
@@ -45,8 +76,10 @@ def table() -> dict[int, Process]:
         # The command name may hold spaces and parentheses; the fields begin after its last ")".
         fields = text[text.rfind(b")") + 2 :].split()
         if len(fields) > 21:
-            pid = int(name)
-            found[pid] = Process(pid, int(fields[1]), fields[0].decode(), int(fields[17]), int(fields[21]))
+            pid, state, threads = int(name), fields[0].decode(), int(fields[17])
+            if state == "Z" and threads > 1:
+                state = "R"
+            found[pid] = Process(pid, int(fields[1]), state, threads, int(fields[21]))
     return found
 
 
@@ -101,23 +134,27 @@ def kill_below(roots: set[int], spared: set[int]) -> int:
     return len(stopped)
 
 
-def freeze(spared: set[int], *, within_s: float) -> set[int] | None:
+def freeze(spared: set[int], *, within_s: float, accepts_waiting: bool = False) -> set[int] | None:
     """Stop every process but `spared`, and wait until each is seen stopped. Returns those this call stopped.
 
-    None where one would not stop in time; everything this call stopped runs again then.
+    None where one would not stop in time; everything this call stopped runs again then. With `accepts_waiting` one that
+    still waits within the kernel will do then: it may end the system call that it is in, and nothing more.
     """
     stopped: set[int] = set()
     deadline = monotonic() + within_s
     while True:
         processes = table()
-        running = {p.pid for p in processes.values() if p.pid not in spared and p.state not in "TtZX"}
-        if not running:
+        moving = [p for p in processes.values() if p.pid not in spared and not p.is_still()]
+        if not moving:
             return stopped
         if monotonic() > deadline:
+            if accepts_waiting and all(process.pid in stopped and process.state == "D" for process in moving):
+                return stopped
             thaw(stopped)
             return None
-        signal_all(running - stopped, SIGSTOP)
-        stopped |= running
+        fresh = {process.pid for process in moving} - stopped
+        signal_all(fresh, SIGSTOP)
+        stopped |= fresh
         sleep(0.0005)
 
 

@@ -170,13 +170,13 @@ class Server:
         argv = header.get("argv")
         environment = header.get("environment", {})
         timeout = header.get("timeout_s")
-        if not isinstance(argv, list) or not argv or not all(isinstance(one, str) and "\0" not in one for one in argv):
+        if not isinstance(argv, list) or not argv or not all(isinstance(one, str) and is_sound(one) for one in argv):
             raise wire.WireError("argv must be a list of texts")
         if not isinstance(environment, dict) or isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
             raise wire.WireError("environment or timeout_s is not what it should be")
         merged = dict(self.settings.environment)
         for key, value in environment.items():
-            if not key or "=" in key or "\0" in key or not isinstance(value, str) or "\0" in value:
+            if not key or "=" in key or not is_sound(key) or not isinstance(value, str) or not is_sound(value):
                 raise wire.WireError("environment holds an impossible variable")
             merged[key] = value
         request = Request([str(one) for one in argv], merged, text(header, "cwd"))
@@ -257,9 +257,16 @@ def interrupted() -> Record:
 
 def text(header: Header, key: str) -> str:
     value = header.get(key)
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or not is_sound(value):
         raise wire.WireError(f"{key} must be a text")
     return value
+
+
+def is_sound(text: str) -> bool:
+    """Whether a text can be a name or an argument: JSON can carry halves of characters, which no system call takes."""
+    if "\0" in text:
+        return False
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def integer(header: Header, key: str) -> int:

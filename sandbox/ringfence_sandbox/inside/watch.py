@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 EVERY_S = 0.1
 CROWDED_TICKS = 8
+BARRED = (13, 36)
+"""EACCES and ENAMETOOLONG: files are there, and cannot be seen."""
+UNCOUNTED = 1 << 60
+"""Said of files that cannot be counted."""
 DESCRIPTORS_EVERY = 5
 MEMORY_FOLDERS = ("/tmp", "/dev/shm")  # noqa: S108 - this sandbox's own, sized
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -142,6 +146,9 @@ class Watch:
         grown, self._disk_used = used - self._disk_used, used
         limit = self._settings.disk_bytes
         reason = f"disk: {used} bytes where {limit} are allowed"
+        if used >= UNCOUNTED:
+            reason = "disk: a folder lies too deep to be counted"
+            self._disk_told = 0
         is_over = used > limit and used > self._disk_told
         if not is_over and grown > 1 << 20 and _free_bytes(self._settings.disk_paths[0]) < self._reserve:
             is_over, reason = True, f"disk: {used} bytes, and the machine's disk has no more to spare"
@@ -180,19 +187,28 @@ def _free_bytes(path: str) -> int:
 
 
 def used_bytes(folders: list[str]) -> int:
-    """What the files below take on disk, each hard-linked file once."""
+    """What the files below take on disk, each hard-linked file once.
+
+    A folder whose owner took the right to look from itself gets it back. One that cannot be looked into all the same,
+    since its path is longer than any call takes, counts as more than any limit: what lies below it would be free.
+    """
     seen: set[tuple[int, int]] = set()
     total = 0
     pending = list(folders)
     while pending:
+        folder = pending.pop()
         try:
-            entries = list(os.scandir(pending.pop()))
-        except OSError:
-            continue
+            entries = _entries(folder)
+        except OSError as error:
+            if error.errno in BARRED:
+                return UNCOUNTED
+            continue  # it went away, or became something else
         for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
-            except OSError:
+            except OSError as error:
+                if error.errno in BARRED:
+                    return UNCOUNTED
                 continue
             if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
                 key = (status.st_dev, status.st_ino)
@@ -203,6 +219,18 @@ def used_bytes(folders: list[str]) -> int:
             if entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
     return total
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    if os.access(folder, os.R_OK | os.X_OK):
+        return list(os.scandir(folder))
+    # Without following a link that was put in the folder's place meanwhile.
+    opened = os.open(folder, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chmod("/proc/self/fd/%d" % opened, 0o700)
+    finally:
+        os.close(opened)
+    return list(os.scandir(folder))
 
 
 def _tmpfs_bytes() -> int:

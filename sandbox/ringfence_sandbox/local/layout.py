@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,14 @@ class Layout:
             return
         if not shutil.rmtree.avoids_symlink_attacks:
             raise SandboxError("this platform cannot remove hostile trees safely")
-        shutil.rmtree(folder, onerror=_open_up)
+        try:
+            shutil.rmtree(folder, onerror=_open_up)
+        except (OSError, RecursionError):
+            # Deeper than this interpreter or a path can go: coreutils walk by descriptors, to any depth.
+            for command in (("chmod", "-R", "u+rwX"), ("rm", "-rf")):
+                subprocess.run([*command, "--", str(folder)], check=False, capture_output=True)
+            if folder.exists():
+                raise
 
     def sweep_scraps(self) -> None:
         """Remove what a process that is gone was about to put in place: each such name tells its number."""

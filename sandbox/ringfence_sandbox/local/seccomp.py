@@ -21,13 +21,14 @@ ABSENT = (
     "userfaultfd",
     "memfd_secret",
     "map_shadow_stack",
+    "timer_create",  # its signal, SIGCONT too, lies in memory: it would wake what was stopped; `timeout` falls back
 )
 REFUSED = (
     "acct", "add_key", "adjtimex", "bpf", "chroot", "clock_adjtime", "clock_settime", "create_module",
     "delete_module", "fanotify_init", "fanotify_mark", "finit_module", "fsconfig", "fsmount", "fsopen", "fspick",
     "get_kernel_syms", "init_module", "ioperm", "iopl", "kcmp", "kexec_file_load", "kexec_load", "keyctl",
     "listmount", "listns", "lookup_dcookie", "mbind", "migrate_pages", "mount", "mount_setattr", "move_mount",
-    "move_pages", "name_to_handle_at", "nfsservctl", "open_by_handle_at", "open_tree", "open_tree_attr",
+    "move_pages", "mq_notify", "name_to_handle_at", "nfsservctl", "open_by_handle_at", "open_tree", "open_tree_attr",
     "perf_event_open", "pidfd_getfd", "pivot_root", "process_madvise", "process_vm_readv", "process_vm_writev",
     "ptrace", "query_module", "quotactl", "quotactl_fd", "reboot", "request_key", "set_mempolicy",
     "set_mempolicy_home_node", "setdomainname", "sethostname", "setns", "settimeofday", "statmount", "stime",
@@ -43,7 +44,8 @@ TCP, UDP, NETLINK_ROUTE = 6, 17, 0
 TYPE_MASK = 0xF
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xFFFFFFFF)
-RULED = ("clone", "unshare", "socket", "socketpair", "ioctl", "personality")
+F_SETSIG, PR_SET_PDEATHSIG, SIGCONT = 10, 1, 18
+RULED = ("clone", "unshare", "socket", "socketpair", "ioctl", "personality", "fcntl", "prctl")
 
 
 def program() -> bytes:
@@ -61,6 +63,10 @@ def program() -> bytes:
     for request in (TIOCSTI, TIOCLINUX):
         rules.errno("ioctl", errno.EPERM, args=[_low(1, request)])
     rules.allow("ioctl")
+    # Nothing has the kernel send it what would wake it while everything is to be still.
+    for name, at, option in (("fcntl", 1, F_SETSIG), ("prctl", 0, PR_SET_PDEATHSIG)):
+        rules.errno(name, errno.EPERM, args=[_low(at, option), _low(at + 1, SIGCONT)])
+        rules.allow(name)
     for value in PERSONALITIES:
         rules.allow("personality", args=[_low(0, value)])
     rules.errno("personality", errno.EPERM)

@@ -71,6 +71,24 @@ async def test_memory_files_that_nobody_maps_count_too(tight: Box) -> None:
     assert outcome.detail.startswith("memory")
 
 
+DEEP = (
+    "import os\n"
+    "for _ in range(1500): os.mkdir('ddd'); os.chdir('ddd')\n"
+    "for n in range(40): open(str(n), 'wb').write(os.urandom(4000000))\n"
+    "import time; time.sleep(30)"
+)
+CLOSED = "mkdir c; chmod 300 c; for i in $(seq 1 40); do head -c 4000000 /dev/urandom > c/$i || exit 1; done; sleep 30"
+
+
+@pytest.mark.parametrize("argv", [("bash", "-c", CLOSED), ("python3", "-c", DEEP)], ids=["closed", "deep"])
+async def test_a_disk_filled_where_nobody_can_look_is_counted(tight: Box, argv: tuple[str, ...]) -> None:
+    outcome = await tight.sandbox.perform(Exec(tight.call(), 1, argv))
+    assert outcome.ending is Ending.LIMIT, outcome
+    assert outcome.detail.startswith("disk")
+    await tight.backend.destroy(tight.spec.id)
+    assert await tight.backend.sweep(frozenset()) == []
+
+
 async def test_a_disk_filler_is_ended_and_can_be_tidied_up(tight: Box) -> None:
     fill = "for i in $(seq 1 400); do head -c 4000000 /dev/urandom > fill$i || exit 1; done; sleep 20"
     outcome = await tight.sh(fill)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.sandbox
 KERNEL = (
     "mount", "umount", "open_tree", "chroot", "keyctl", "add_key", "request_key", "perf_event_open", "io_uring_setup",
     "userfaultfd", "process_vm_readv", "name_to_handle_at", "clock_settime", "clone3", "fanotify_init", "personality",
-    "ptrace",
+    "ptrace", "timer_create", "mq_notify",
 )  # fmt: skip
 WITHOUT: dict[str, tuple[dict[str, bool], set[str]]] = {
     "seccomp": (
