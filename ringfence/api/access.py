@@ -22,7 +22,6 @@ from ringfence_audit.port import Transaction
 from ringfence_tools.clock import micros
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-TOKEN_SUBJECT = "a token"  # noqa: S105 the account under which wrong tokens of an address are counted
 
 
 def house_of(request: Request) -> House:
@@ -91,9 +90,9 @@ async def _by_token(request: Request, house: House, header: str) -> Identity:
     address, now_us = address_of(request), house.now_us()
 
     def look(connection: Connection) -> tuple[int, tokens.TokenUse | None]:
-        wait = attempts.wait_s(connection, TOKEN_SUBJECT, address, now_us)
-        known = scheme.lower() == "bearer" and not wait
-        return wait, tokens.authenticate(connection, text.strip(), now_us) if known else None
+        use = tokens.authenticate(connection, text.strip(), now_us) if scheme.lower() == "bearer" else None
+        # Only who is wrong waits: a stranger's tries must not hold up those with a right one.
+        return 0 if use is not None else attempts.wait_s(connection, None, address, now_us), use
 
     wait, use = await house.store.read(look)
     if wait:
@@ -109,9 +108,9 @@ async def _by_token(request: Request, house: House, header: str) -> Identity:
 
 def _refused(tx: Transaction, address: str, line: str) -> None:
     """A wrong token is counted like a wrong password, and is an entry."""
-    if attempts.wait_s(tx.connection, TOKEN_SUBJECT, address, micros(tx.now)):
+    if attempts.wait_s(tx.connection, None, address, micros(tx.now)):
         return
-    attempts.failed(tx, TOKEN_SUBJECT, address)
+    attempts.failed(tx, None, address)
     tx.record(Event(Kind.LOGIN, "system:auth", {"what": "token.refused", "address": address, "request": line}))
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from typing import assert_never
 
+from fastapi import Request
 from sqlalchemy import Connection, insert, select
 
 from ringfence import voting
+from ringfence.api.access import require
 from ringfence.api.forms.cards import NewVote
 from ringfence.api.house import House
 from ringfence.api.reading import Waiting
 from ringfence.api.schema import opened_findings
 from ringfence.auth.identity import Identity
+from ringfence.auth.roles import Permission
 from ringfence.errors import Mistake
 from ringfence_audit.port import Transaction
 from ringfence_tools.clock import micros
@@ -53,6 +56,21 @@ def cast(tx: Transaction, house: House, identity: Identity, waiting: Waiting, gi
             return voting.answer(tx, found, person, text=given.text)
         case never:
             assert_never(never)
+
+
+def permission_for(identity: Identity, waiting: Waiting, verdict: str) -> Permission:
+    """What casting this verdict needs: deciding; answering and denying one's own agent is steering it."""
+    is_own = waiting.escalation.requester == identity.name and not identity.is_service
+    if is_own and verdict in ("answer", "deny") and not identity.may(Permission.DECIDE, waiting.team):
+        return Permission.STEER
+    return Permission.DECIDE
+
+
+async def may_cast(request: Request, identity: Identity, waiting: Waiting, given: NewVote) -> None:
+    """Raises `Denied` where the role, or the token's scopes, do not hold what this vote does."""
+    await require(request, identity, permission_for(identity, waiting, given.verdict), waiting.team)
+    if given.stop:
+        await require(request, identity, Permission.STOP, waiting.team)
 
 
 def opened(connection: Connection, found: Escalation, identity: Identity) -> AbstractSet[int]:

@@ -1,13 +1,14 @@
 """Server-sent events over the feed: each carries the position of its entry as its id, so that nothing is missed.
 
 A browser that comes back sends `Last-Event-ID` and gets what it missed first. What a stream may show is asked again
-once a minute, so that an ended session ends its streams.
+once a minute, busy or not, so that an ended session ends its streams.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from fastapi.responses import StreamingResponse
 from ringfence.api.feed import Feed, Interest, News, Stream
 
 BEAT_S = 15.0
-CHECK_EVERY_BEATS = 4
+CHECK_S = 60.0
 LastEvent = Annotated[int | None, Header(alias="Last-Event-ID", ge=-1, le=2**53)]
 StillMay = Callable[[], Awaitable[bool]]
 EVENTS: dict[int | str, dict[str, object]] = {
@@ -34,7 +35,9 @@ def stream(feed: Feed, interest: Interest, *, after: int | None, still_may: Stil
     return StreamingResponse(body, media_type="text/event-stream", headers=headers)
 
 
-async def events(feed: Feed, interest: Interest, *, after: int | None, still_may: StillMay) -> AsyncIterator[bytes]:
+async def events(
+    feed: Feed, interest: Interest, *, after: int | None, still_may: StillMay, check_s: float = CHECK_S
+) -> AsyncIterator[bytes]:
     """What the stream sends: first what was missed behind `after`, then each entry as it becomes durable."""
     with feed.listen(interest) as listening:
         told = feed.position if after is None else after
@@ -43,25 +46,29 @@ async def events(feed: Feed, interest: Interest, *, after: int | None, still_may
             async for news in feed.missed(interest, after):
                 told = max(told, news.position)
                 yield _event(news)
-        async for event in _live(listening, told, still_may):
+        async for event in _live(listening, told, still_may, check_s=check_s):
             yield event
 
 
-async def _live(listening: Stream, told: int, still_may: StillMay) -> AsyncIterator[bytes]:
-    beats = 0
+async def _live(listening: Stream, told: int, still_may: StillMay, *, check_s: float) -> AsyncIterator[bytes]:
+    checked = time.monotonic()
     while True:
+        news: News | None = None
+        is_beat = False
         try:
             async with asyncio.timeout(BEAT_S):
                 news = await listening.queue.get()
         except TimeoutError:
-            beats += 1
-            if beats % CHECK_EVERY_BEATS == 0 and not await still_may():
+            is_beat = True
+        if time.monotonic() - checked >= check_s:
+            if not await still_may():
                 return
+            checked = time.monotonic()
+        if is_beat:
             yield b": beat\n\n"
-            continue
-        if news is None:
+        elif news is None:
             return
-        if news.position == -1 or news.position > told:
+        elif news.position == -1 or news.position > told:
             told = max(told, news.position)
             yield _event(news)
 

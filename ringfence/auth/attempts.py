@@ -1,6 +1,7 @@
 """Brute force is slowed: failures are counted per account and address, per address, and (mildly) per account.
 
-An account alone is never locked for long, so that a stranger cannot lock its owner out.
+An account alone is never locked for long, so that a stranger cannot lock its owner out. Tries of tokens (`name` None)
+are counted by address alone and apart: they carry 256 random bits, and must hold up nobody who logs in.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class _Rule:
 _PAIR, _ADDRESS, _ACCOUNT = _Rule(4, 900), _Rule(20, 900), _Rule(20, 5)
 
 
-def wait_s(connection: Connection, name: str, address: str, now_us: int) -> int:
+def wait_s(connection: Connection, name: str | None, address: str, now_us: int) -> int:
     """Seconds until this name may be tried again from this address; 0 for now."""
     waits = [0]
     for subject, rule in _subjects(name, address).items():
@@ -38,7 +39,7 @@ def wait_s(connection: Connection, name: str, address: str, now_us: int) -> int:
     return max(waits)
 
 
-def failed(tx: Transaction, name: str, address: str) -> None:
+def failed(tx: Transaction, name: str | None, address: str) -> None:
     now_us = micros(tx.now)
     for subject in _subjects(name, address):
         where = login_attempts.c.subject == subject
@@ -59,5 +60,7 @@ def succeeded(tx: Transaction, name: str, address: str) -> None:
     tx.connection.execute(one_less.values(failures=login_attempts.c.failures - 1))
 
 
-def _subjects(name: str, address: str) -> dict[str, _Rule]:
+def _subjects(name: str | None, address: str) -> dict[str, _Rule]:
+    if name is None:
+        return {f"tokens {address}": _PAIR}
     return {f"pair {name} {address}": _PAIR, f"address {address}": _ADDRESS, f"account {name}": _ACCOUNT}

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from ringfence.auth import passwords
 from ringfence.auth.errors import AuthError, LinkInvalid, PersonExists, PersonUnknown
-from ringfence.auth.identity import GroupPlace, Identity, Membership
+from ringfence.auth.identity import GroupPlace, Identity, Membership, Reach
 from ringfence.auth.roles import EVERY_TEAM, Permission, Role
 from ringfence.auth.schema import memberships, people, person_groups, setup_links, teams, tokens, web_sessions
 from ringfence.auth.sealing import Seal
@@ -26,6 +26,7 @@ from ringfence_tools.clock import micros
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 """People, teams and groups are named in lower case, so that no two look alike."""
 LINK_HOURS = 24
+ALL_TEAMS = Reach(is_everywhere=True)
 T = TypeVar("T")
 
 
@@ -147,11 +148,13 @@ def set_places(
 def invite(tx: Transaction, name: str, *, by: str, seal: Seal) -> str:
     """A one-time secret with which the person chooses a password and enrols a second factor; older ones end.
 
-    Raises `PersonUnknown`.
+    Raises `PersonUnknown`, and `AuthError` for a closed account.
     """
-    row = tx.connection.execute(select(people.c.kind).where(people.c.name == name)).first()
+    row = tx.connection.execute(select(people.c.kind, people.c.disabled_at).where(people.c.name == name)).first()
     if row is None or row.kind != "person":
         raise _unknown(name)
+    if row.disabled_at is not None:
+        raise AuthError(f"the account {name} is closed", fix="Make another account")
     tx.connection.execute(delete(setup_links).where(setup_links.c.person == name))
     secret = new_secret()
     expires_at = micros(tx.now) + LINK_HOURS * 3600 * 1_000_000
@@ -177,7 +180,9 @@ class SetupLink:
 
 def setup_link(connection: Connection, secret: str, now_us: int) -> SetupLink:
     """What a one-time link is for. Raises `LinkInvalid`."""
-    row = connection.execute(select(setup_links).where(setup_links.c.secret_sha256 == fingerprint(secret))).first()
+    query = select(setup_links).join(people, people.c.name == setup_links.c.person)
+    is_it = (setup_links.c.secret_sha256 == fingerprint(secret)) & people.c.disabled_at.is_(None)
+    row = connection.execute(query.where(is_it)).first()
     if row is None or row.used_at is not None or row.expires_at <= now_us:
         raise LinkInvalid
     return SetupLink(row.person, row.totp_seed)
@@ -214,9 +219,13 @@ def list_people(connection: Connection, *, after: str = "", limit: int = 50) -> 
     return tuple(_person(connection, row) for row in connection.execute(query).all())
 
 
-def list_teams(connection: Connection, *, after: str = "", limit: int = 50) -> tuple[Team, ...]:
-    """By name."""
+def list_teams(
+    connection: Connection, *, reach: Reach = ALL_TEAMS, after: str = "", limit: int = 50
+) -> tuple[Team, ...]:
+    """Those of the reach, by name."""
     query = select(teams).where(teams.c.name > after).order_by(teams.c.name).limit(limit)
+    if not reach.is_everywhere:
+        query = query.where(teams.c.name.in_(sorted(reach.teams)))
     return tuple(Team(row.name, row.title, row.created_at) for row in connection.execute(query))
 
 

@@ -158,5 +158,8 @@ def _use_step(tx: Transaction, name: str, step: int) -> bool:
 
 
 def _refused(tx: Transaction, claimed: str, address: str, reason: str) -> None:
+    """A name that is no account's is not kept: people type passwords there."""
+    if tx.connection.execute(select(people.c.name).where(people.c.name == claimed)).first() is None:
+        claimed = "(no account)"
     data: dict[str, JsonValue] = {"what": "login.refused", "claimed": claimed, "address": address, "reason": reason}
     tx.record(Event(Kind.LOGIN, "system:auth", data))

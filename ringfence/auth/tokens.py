@@ -49,8 +49,12 @@ class TokenUse:
     is_due: bool
 
 
-def create(tx: Transaction, person: str, *, by: str, scopes: Iterable[Permission], label: str, days: int) -> TokenText:
-    """The token's text, which nobody can see again. Raises `AuthError` and `PersonUnknown`."""
+def create(
+    tx: Transaction, person: str, *, by: str, scopes: Iterable[Permission], label: str, days: int, maker: str = ""
+) -> TokenText:
+    """The token's text, which nobody can see again. `maker` is the token that asks for it: it ends no later than that
+    one, and when that one is revoked. Raises `AuthError` and `PersonUnknown`.
+    """
     if not 1 <= days <= LONGEST_DAYS:
         raise AuthError(f"a token lives 1 to {LONGEST_DAYS} days", fix="Choose a shorter time")
     row = tx.connection.execute(select(people.c.disabled_at).where(people.c.name == person)).first()
@@ -61,6 +65,11 @@ def create(tx: Transaction, person: str, *, by: str, scopes: Iterable[Permission
         raise AuthError("a token needs at least one scope", fix=f"Choose among {', '.join(Permission)}")
     text = new_token()
     expires_at = micros(tx.now) + days * 86400 * 1_000_000
+    if maker:
+        made_by = get(tx.connection, maker)
+        if made_by is None or not made_by.is_live(micros(tx.now)):
+            raise AuthError("the token that asks has ended", fix="Log in")
+        expires_at = min(expires_at, made_by.expires_at)
     tx.connection.execute(
         insert(tokens).values(
             id=text.id,
@@ -68,7 +77,7 @@ def create(tx: Transaction, person: str, *, by: str, scopes: Iterable[Permission
             secret_sha256=fingerprint(text.secret),
             scopes=json.dumps(wanted),
             label=label,
-            created_by=by,
+            created_by=f"token:{maker}" if maker else by,
             created_at=micros(tx.now),
             expires_at=expires_at,
         )
@@ -85,11 +94,14 @@ def create(tx: Transaction, person: str, *, by: str, scopes: Iterable[Permission
 
 
 def revoke(tx: Transaction, token: str, *, by: str) -> None:
-    """Ends it now. Raises `PersonUnknown` where it is not live."""
+    """Ends it now, with those that were made by it. Raises `PersonUnknown` where it is not live."""
     where = (tokens.c.id == token) & tokens.c.revoked_at.is_(None)
     if not tx.connection.execute(update(tokens).where(where).values(revoked_at=micros(tx.now))).rowcount:
         raise PersonUnknown(f"there is no live token {token[:20]}", fix="List those there are")
     tx.record(Event(Kind.LOGIN, by, {"what": "token.revoked", "token": token}))
+    made = select(tokens.c.id).where(tokens.c.created_by == f"token:{token}", tokens.c.revoked_at.is_(None))
+    for row in tx.connection.execute(made).all():
+        revoke(tx, row.id, by=by)
 
 
 def get(connection: Connection, token: str) -> Token | None:

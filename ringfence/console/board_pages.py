@@ -261,7 +261,7 @@ async def _form(
 
 def _assignable(connection: Connection, visitor: Identity) -> list[str]:
     reach = visitor.reach(Permission.ASSIGN)
-    named = [team.name for team in list_teams(connection, limit=500) if team.name in reach]
+    named = [team.name for team in list_teams(connection, reach=reach, limit=500)]
     return [*named, ""] if reach.is_everywhere else named
 
 

@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from ringfence.api import reading
-from ringfence.api.access import HouseHere, require
+from ringfence.api.access import HouseHere
 from ringfence.api.coverage import Coverage, coverage_of
-from ringfence.api.deciding import cast, open_finding, opened
+from ringfence.api.deciding import cast, may_cast, open_finding, opened, permission_for
 from ringfence.api.forms.cards import NewVote
 from ringfence.api.house import House
 from ringfence.api.problems import DOMAIN, Unseen, problem_of
@@ -56,6 +56,8 @@ class Pane:
     votes: Sequence[Vote]
     is_open: bool
     is_mine: bool
+    """This person may say something to it."""
+    may_approve: bool
     has_voted: bool
     is_as_shown: bool
     arguments: str
@@ -67,7 +69,7 @@ class Pane:
 
     @property
     def is_unlocked(self) -> bool:
-        return self.is_mine and not self.unopened and self.is_as_shown
+        return self.is_mine and self.may_approve and not self.unopened and self.is_as_shown
 
 
 @router.get("/inbox")
@@ -108,8 +110,6 @@ async def vote(
     text: Annotated[str, Form(max_length=32_000)] = "",
 ) -> Response:
     waiting = await house.store.read(lambda c: reading.seen_escalation(c, visitor, number))
-    if waiting.escalation.requester != visitor.name:
-        await require(request, visitor, Permission.DECIDE, waiting.team)
     given = NewVote(
         verdict={"once": "approve", "task": "approve", "stop": "deny"}.get(verdict, verdict),  # type: ignore[arg-type]  # pydantic checks it
         digest=digest,
@@ -119,6 +119,7 @@ async def vote(
         text=text,
         stop=verdict == "stop",
     )
+    await may_cast(request, visitor, waiting, given)
     try:
         await house.store.write(lambda tx: cast(tx, house, visitor, waiting, given))
     except DOMAIN as error:
@@ -189,7 +190,7 @@ def _pane(connection: Connection, house: House, visitor: Identity, number: int) 
     found, card = waiting.escalation, card_of(waiting.escalation)
     votes = escalations.votes_of(connection, found.id)
     is_open = found.is_open(house.now_us())
-    may = visitor.may(Permission.DECIDE, waiting.team) or found.requester == visitor.name
+    may = visitor.may(permission_for(visitor, waiting, "deny"), waiting.team)
     is_shown = not is_open or is_as_shown(connection, found, house.toolbox)
     return Pane(
         waiting=waiting,
@@ -198,6 +199,7 @@ def _pane(connection: Connection, house: House, visitor: Identity, number: int) 
         votes=votes,
         is_open=is_open,
         is_mine=is_open and may and is_for(found, visitor.person_in(waiting.team)),
+        may_approve=visitor.may(Permission.DECIDE, waiting.team),
         has_voted=any(vote.person == visitor.name for vote in votes),
         is_as_shown=is_shown,
         arguments=pretty_arguments(found) if found.kind == "call" else found.arguments,

@@ -50,11 +50,18 @@ _TABS: tuple[tuple[Tab, Permission], ...] = (
     (Tab("operate", "/operate", "Operate"), Permission.OPERATE),
     (Tab("people", "/people", "People"), Permission.MANAGE),
 )
+_FOR_EVERY_TEAM = frozenset({Permission.OPERATE, Permission.MANAGE})
+"""What these pages show is no single team's."""
 
 
 def tabs_of(identity: Identity) -> tuple[Tab, ...]:
     """The pages that the caller may open, from the same table as everything else."""
-    return tuple(tab for tab, permission in _TABS if identity.may_anywhere(permission))
+    return tuple(
+        tab
+        for tab, permission in _TABS
+        if identity.may(permission, EVERY_TEAM)
+        or (permission not in _FOR_EVERY_TEAM and identity.may_anywhere(permission))
+    )
 
 
 class Views:

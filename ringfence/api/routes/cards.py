@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from ringfence.api import reading
 from ringfence.api.access import Caller, HouseHere, is_still, require
-from ringfence.api.deciding import cast
+from ringfence.api.deciding import cast, may_cast
 from ringfence.api.feed import Interest
 from ringfence.api.forms.cards import CardOut, EscalationOut, GrantOut, NewVote, VoteOut
 from ringfence.api.forms.shape import CardPath, Done, Limit, PageOf, json_of, page
@@ -77,8 +77,7 @@ async def vote(
 ) -> CardOut:
     """Approve, deny, edit or answer. Two votes at once have one outcome; a vote that comes again is the same vote."""
     waiting = await house.store.read(lambda c: reading.seen_escalation(c, identity, number))
-    if waiting.escalation.requester != identity.name or identity.is_service:
-        await require(request, identity, Permission.DECIDE, waiting.team)
+    await may_cast(request, identity, waiting, given)
 
     def work(tx: Transaction) -> dict[str, JsonValue]:
         cast(tx, house, identity, waiting, given)

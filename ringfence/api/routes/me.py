@@ -73,7 +73,8 @@ async def list_tokens(
 async def create_token(
     request: Request, house: HouseHere, identity: Caller, key: KeyHere, given: NewToken
 ) -> TokenMade:
-    """A token of your own; for a service account with people.manage. Never wider than the token that asks."""
+    """A token of your own; for a service account with people.manage. Never wider than the token that asks, and one of
+    your own ends with it at the latest."""
     owner = given.person or identity.name
     if owner != identity.name:
         await require(request, identity, Permission.MANAGE, EVERY_TEAM)
@@ -111,8 +112,11 @@ async def revoke_token(house: HouseHere, identity: Caller, token: str) -> Done:
 
 
 @router.post("/logout", responses=documented())
-async def log_out(request: Request, response: Response, house: HouseHere, _: Caller) -> Done:
-    """End this browser session, or this token."""
+async def log_out(request: Request, response: Response, house: HouseHere, identity: Caller) -> Done:
+    """End this token, or this browser session."""
+    if identity.token:
+        await house.store.write(lambda tx: tokens.revoke(tx, identity.token, by=identity.principal))
+        return Done()
     secret = request.cookies.get(house.session_cookie, "")
     if secret:
         await house.store.write(lambda tx: sessions.log_out(tx, secret))
@@ -129,7 +133,8 @@ def _seen_token(connection: Connection, token: str, owner: str | None) -> None:
 def _make(
     tx: Transaction, identity: Identity, owner: str, scopes: list[Permission], label: str, days: int
 ) -> TokenMade:
-    text = tokens.create(tx, owner, by=identity.principal, scopes=scopes, label=label, days=days)
+    maker = identity.token if owner == identity.name else ""
+    text = tokens.create(tx, owner, by=identity.principal, scopes=scopes, label=label, days=days, maker=maker)
     found = tokens.get(tx.connection, text.id)
     if found is None:
         raise Unseen("token")

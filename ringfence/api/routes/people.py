@@ -27,10 +27,8 @@ After = Annotated[str, Query(max_length=63, description="The last name of the pa
 async def list_teams(house: HouseHere, identity: Caller, after: After = "", limit: Limit = 50) -> PageOf[TeamOut]:
     """The teams that the caller may see."""
     reach = identity.reach(Permission.READ)
-    found = await house.store.read(lambda c: people.list_teams(c, after=after, limit=limit))
-    shown = [TeamOut.model_validate(team) for team in found if team.name in reach]
-    following = found[-1].name if len(found) == limit else None
-    return PageOf[TeamOut](items=shown, next=following)
+    found = await house.store.read(lambda c: people.list_teams(c, reach=reach, after=after, limit=limit))
+    return page([TeamOut.model_validate(team) for team in found], limit, found[-1].name if found else None)
 
 
 @router.post("/teams", status_code=201, responses=documented(403, 404, 409))

@@ -59,7 +59,7 @@ async def test_the_requester_may_deny_what_their_own_agent_asks_and_not_approve_
     ana = await world.person("ana")
     card = await world.card(HARMLESS)
     refused = await ana.post(f"/api/v1/escalations/{HARMLESS}/votes", json=approval(card.digest))
-    assert (refused.status_code, refused.json()["code"]) == (403, "vote_not_allowed")
+    assert (refused.status_code, refused.json()["code"]) == (403, "denied")
     denied = await ana.post(f"/api/v1/escalations/{HARMLESS}/votes", json={"verdict": "deny", "guidance": "vendor it"})
     assert denied.status_code == 201
     assert denied.json()["escalation"]["state"] == "denied"
