@@ -43,11 +43,15 @@ class Try:
 
 def pod_tries(place: Field) -> list[Try]:
     main: dict[str, Json] = {"name": "main", "image": place.image}
+    whole: dict[str, Json] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    locked = main | {"securityContext": whole}
     secret: Json = [{"name": "x", "valueFrom": {"secretKeyRef": {"name": names.CREDENTIAL, "key": "server.key"}}}]
     token: Json = {"sources": [{"serviceAccountToken": {"path": "t", "audience": "sts.example.org"}}]}
     certificate: Json = {"signerName": "example.org/any", "keyType": "ED25519", "credentialBundlePath": "c"}
     scratch: Json = {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}}
     specs: dict[str, dict[str, Json]] = {
+        "in the node's user namespace": {"hostUsers": True},
+        "that says nothing of users": {"hostUsers": None},
         "with a driver's volume": {"volumes": [{"name": "c", "csi": {"driver": "secrets.example.org"}}]},
         "with a claim of its own": {"volumes": [{"name": "e", "ephemeral": {"volumeClaimTemplate": scratch}}]},
         "with a share of elsewhere": {"volumes": [{"name": "n", "nfs": {"server": "192.0.2.1", "path": "/"}}]},
@@ -57,8 +61,13 @@ def pod_tries(place: Field) -> list[Try]:
         "with a foreign image volume": {"volumes": [{"name": "i", "image": {"reference": "foreign.invalid/x:1"}}]},
         "on a node by name": {"nodeName": "rf-node"},
         "on a host path": {"volumes": [{"name": "h", "hostPath": {"path": "/var/run"}}]},
-        "on the host's network": {"hostNetwork": True},
+        "on the host's network": {"hostNetwork": True, "hostUsers": True},
         "as root": {"securityContext": {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}},
+        "as whoever the image says": {"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}},
+        "with a first container as root": {
+            "initContainers": [locked | {"name": "i", "securityContext": whole | {"runAsUser": 0}}]
+        },
+        "that sees all of /proc": {"containers": [locked | {"securityContext": whole | {"procMount": "Unmasked"}}]},
         "privileged": {"containers": [main | {"securityContext": {"privileged": True}}]},
         "as the agent's own account": {"serviceAccountName": names.SERVICE_ACCOUNT},
         "with the sandbox's secret mounted": {"volumes": [{"name": "s", "secret": {"secretName": names.CREDENTIAL}}]},

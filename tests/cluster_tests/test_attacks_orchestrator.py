@@ -279,8 +279,8 @@ def on_pods(place: Field) -> list[Try]:
     specs: dict[str, dict[str, Json]] = {
         "privileged": {"containers": privileged},
         "on a host path": {"volumes": host},
-        "on the host's network": {"hostNetwork": True},
-        "among the host's processes": {"hostPID": True},
+        "on the host's network": {"hostNetwork": True, "hostUsers": True},
+        "among the host's processes": {"hostPID": True, "hostUsers": True},
         "as root": {"securityContext": root},
         "on a node by name": {"nodeName": "rf-node"},
         "as the default account": {"serviceAccountName": "default"},

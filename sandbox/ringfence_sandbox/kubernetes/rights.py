@@ -51,6 +51,7 @@ class Orchestrator:
     run_manager: str
     instance: str
     image: str
+    has_user_namespaces: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ def restricted_pod(place: str, image: str, **spec: Json) -> dict[str, Json]:
     }
     body: dict[str, Json] = {
         "automountServiceAccountToken": False,
+        "hostUsers": False,
         "terminationGracePeriodSeconds": 0,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
@@ -302,7 +304,9 @@ def inside_attacks(who: Orchestrator, place: str) -> Sequence[Attack]:
             "start a pod on the host's network",
             "POST",
             kinds.POD.path(place),
-            restricted_pod(place, who.image, serviceAccountName=names.SERVICE_ACCOUNT, hostNetwork=True),
+            restricted_pod(
+                place, who.image, serviceAccountName=names.SERVICE_ACCOUNT, hostNetwork=True, hostUsers=True
+            ),
         ),
     )
 
@@ -326,7 +330,13 @@ def agent_attacks(who: Orchestrator, place: str) -> Sequence[Attack]:
     account = names.SERVICE_ACCOUNT
     service: dict[str, Json] = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "check"}}
     ports: Json = [{"port": 80}]
+    as_node = Attack(
+        "share the node's users as an agent", "POST", pods, restricted_pod(place, who.image, hostUsers=True)
+    )
+    root: Json = {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}
     return (
+        Attack("be root as an agent", "POST", pods, restricted_pod(place, who.image, securityContext=root)),
+        *((as_node,) if who.has_user_namespaces else ()),
         Attack("start an agent's pod from a foreign image", "POST", pods, restricted_pod(place, FOREIGN_IMAGE)),
         Attack("name a node as an agent", "POST", pods, restricted_pod(place, who.image, nodeName="node")),
         Attack("mark an agent's pod as the sandbox", "POST", pods, marked),

@@ -58,7 +58,12 @@ def orchestrator_of(settings: ClusterSettings) -> Orchestrator | None:
         return None
     account = settings.orchestrator.labels["name"]
     return Orchestrator(
-        settings.orchestrator.namespace, account, settings.run_manager_role, settings.instance, settings.image
+        settings.orchestrator.namespace,
+        account,
+        settings.run_manager_role,
+        settings.instance,
+        settings.image,
+        settings.has_user_namespaces,
     )
 
 

@@ -186,7 +186,7 @@ class KubernetesApply(OutsideTool[ApplyArguments]):
     name: ClassVar[str] = "kubernetes_apply"
     description: ClassVar[str] = (
         "Create one object in your own namespace, or bring its fields to what the manifest says (server-side apply). "
-        "Pods need restricted Pod Security and images of an allowed registry."
+        "Pods need restricted Pod Security, `hostUsers: false` and images of an allowed registry."
     )
     arguments = ApplyArguments
 
