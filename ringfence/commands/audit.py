@@ -153,6 +153,7 @@ def verify(
 ) -> None:
     """Check every entry, chain, tree and signature, and whether the story is whole."""
     from ringfence.anchoring import fetched, load_sinks, witness_keys
+    from ringfence.errors import Mistake
     from ringfence.exits import Exit
     from ringfence.session import open_session
     from ringfence.verifying import Against, read_key, read_note, stale_index, verdict_of_file, verdict_of_log
@@ -160,6 +161,8 @@ def verify(
     pinned = None if key is None else read_key(key)
     kept = [read_note(path) for path in anchor or ()]
     witnesses = [read_key(text) for text in witness or ()]
+    if file is not None and not file.is_file():
+        raise Mistake(f"there is no file {file}", fix="Name a copy of a log, or leave --file out for the live one")
     with open_session(is_json=is_json) as session:
         if is_anchored:
             sinks = load_sinks(session.settings)
@@ -209,6 +212,7 @@ def export(
     """Write an answer as evidence, for `ringfence-verify`. With --run alone it is the whole run, provably."""
     from ringfence.exporting import export_answer
     from ringfence.session import open_session
+    from ringfence.verifying import read_note
 
     wanted = asking.build_filter(
         words=words,
@@ -227,7 +231,7 @@ def export(
         until=until,
         is_refused=is_refused,
     )
-    since_notes = [] if checkpoint is None else [checkpoint.read_text(encoding="utf-8")]
+    since_notes = [] if checkpoint is None else [read_note(checkpoint)]
     with open_session(is_json=is_json) as session:
         actor, settings = session.person.principal, session.settings
         done = export_answer(session.store, wanted, out, actor=actor, since=since_notes, settings=settings)

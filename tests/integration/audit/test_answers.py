@@ -58,6 +58,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         (["export", "--run", "absent", "--out", "x.jsonl"], "holds nothing like that"),
         (["verify", "--key", "nonsense"], "cannot be read as text"),
         (["verify", "--anchor", "absent"], "cannot be read as text"),
+        (["verify", "--file", "absent.db"], "there is no file absent.db"),
+        (["verify", "--file", "."], "there is no file ."),
+        (["export", "--run", "r1", "--out", "x.jsonl", "--checkpoint", "absent"], "cannot be read as text"),
         (["anchor"], "no anchor is configured"),
     ],
 )
