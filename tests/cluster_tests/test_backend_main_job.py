@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,10 @@ def test_a_namespace_deleted_by_hand_ends_its_run_with_an_entry(person: ClusterP
 def test_the_main_job_gives_the_same_patch_and_entries_as_locally(person: ClusterPerson, tmp_path: Path) -> None:
     (tmp_path / "local").mkdir()
     locally = Person(tmp_path / "local")
-    words = locally.run_words()
-    here = locally.records(locally.types(*words))[-1]
-    done = person.types(*person.run_words(), "--sandbox", "kubernetes")
+    with ThreadPoolExecutor(1) as beside:
+        running = beside.submit(lambda: locally.types(*locally.run_words()))
+        done = person.types(*person.run_words(), "--sandbox", "kubernetes")
+        here = locally.records(running.result())[-1]
     assert done.returncode == 0, done.stderr
     there = person.records(done)[-1]
     assert (there["status"], there["tool_calls"]) == (here["status"], here["tool_calls"]) == ("finished", 10)
