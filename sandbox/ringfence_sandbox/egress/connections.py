@@ -19,7 +19,7 @@ from ringfence_sandbox.egress.admission import Admission, Admissions
 from ringfence_sandbox.egress.authority import RunAuthority
 from ringfence_sandbox.egress.dialer import Dialer
 from ringfence_sandbox.egress.errors import Code, EgressRefusal, Refused, SandboxHungUp
-from ringfence_sandbox.egress.exchange import Exchange, injected_headers, request_out, secret_names
+from ringfence_sandbox.egress.exchange import Exchange, Secrets, injected_headers, request_out
 from ringfence_sandbox.egress.heads import Head, absolute_head, connect_authority, origin_head
 from ringfence_sandbox.egress.hello import HelloReader, check_hello
 from ringfence_sandbox.egress.hosts import Authority
@@ -160,7 +160,7 @@ class Connection:
                     head, scheme=scheme, injected=injected, upstream_headers=upstream.header if upstream else None
                 )
                 exchange = Exchange(wire, self._metered(outside, admission), idle_s=self._parts.limits.idle_s)
-                await exchange.run(out, secret_names=secret_names(admission.verdict.headers))
+                await exchange.run(out, secrets=Secrets.of(injected))
             finally:
                 outside.close()
 

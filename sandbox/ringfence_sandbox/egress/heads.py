@@ -19,7 +19,7 @@ from ringfence_sandbox.egress.hosts import Authority, parse_authority
 Header = tuple[bytes, bytes]
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-_HOP_BY_HOP = frozenset(
+_NOT_PASSED = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -36,6 +36,13 @@ _HOP_BY_HOP = frozenset(
         b"expect",
         b"forwarded",
         b"via",
+        # Some servers read another method, host or path than a rule has judged from these.
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-forwarded-host",
+        b"x-original-url",
+        b"x-rewrite-url",
     }
 )
 _METHOD = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
@@ -139,7 +146,7 @@ def end_to_end(headers: Iterable[Header]) -> tuple[Header, ...]:
     for name, value in headers:
         if name == b"connection":
             listed |= {token.strip().lower() for token in value.split(b",")}
-    return tuple((name, value) for name, value in headers if name not in _HOP_BY_HOP and name not in listed)
+    return tuple((name, value) for name, value in headers if name not in _NOT_PASSED and name not in listed)
 
 
 def _is_websocket(request: h11.Request, method: str) -> bool:

@@ -16,6 +16,8 @@ _CLIENT_HELLO = 1
 _SERVER_NAME = 0
 _HIDDEN_NAMES = frozenset({0xFE0D, 0xFFCE})  # encrypted_client_hello and the drafts' encrypted_server_name
 _RECORD_BYTES = 1 << 14
+_RECORDS = 16
+"""A ClientHello in more pieces than these is made to be dear: each piece that comes is read with all before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,11 @@ def _handshake_bytes(data: bytes) -> bytes:
     """The handshake bytes of the records that have arrived; stops after the message that the first ones announce."""
     message = bytearray()
     at = 0
+    records = 0
     while at < len(data):
+        records += 1
+        if records > _RECORDS:
+            raise _refused("the ClientHello comes in too many records")
         if data[at] != _HANDSHAKE_RECORD:
             raise _refused("it is not TLS")
         if len(data) < at + 5:

@@ -86,3 +86,9 @@ def test_only_end_to_end_headers_and_no_framing_of_the_sandbox_pass() -> None:
     assert head.headers == ((b"x-keep", b"2"),)
     assert (head.path, head.query, head.body_bytes, head.is_websocket) == ("/p", "q=1", 3, False)
     assert head.authority == Authority("a.example", 80)
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Host"])
+def test_a_header_that_says_another_method_path_or_host_than_was_judged_does_not_pass(name: str) -> None:
+    text = f"POST http://a.example/open HTTP/1.1\r\nHost: a.example\r\n{name}: /closed\r\nContent-Length: 0\r\n\r\n"
+    assert absolute_head(parsed(text)).headers == ()

@@ -104,6 +104,13 @@ def test_a_hello_split_over_records_is_read() -> None:
     assert read(split) == ClientHello("a.example", is_hidden=False)
 
 
+def test_a_hello_in_a_record_for_each_byte_is_refused_before_it_is_whole() -> None:
+    reader = HelloReader(1 << 16)
+    with pytest.raises(EgressRefusal, match="too many records"):
+        for byte in real_hello("a.example")[5:105]:
+            reader.feed(bytes((22, 3, 1, 0, 1, byte)))
+
+
 @given(st.binary(max_size=400))
 def test_any_bytes_give_a_hello_a_wait_or_a_refusal(tail: bytes) -> None:
     for data in (tail, b"\x16\x03\x01" + tail, client_hello((0, server_names(b"a.example")))[:60] + tail):
