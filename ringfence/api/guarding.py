@@ -2,7 +2,8 @@
 
 The `Host` must be ours (no page of another name reaches us by DNS). A request that could change something and rests on
 a cookie must come from our own pages, as `Origin` or `Sec-Fetch-Site` say, which no other site can forge: so there is
-no cross-site request forgery, with no token in the page. Bodies are bounded. Answers carry the headers below.
+no cross-site request forgery, with no token in the page. Only a bearer token excuses from that: what a browser adds by
+itself, such as the password of a proxy, would not. Bodies are bounded. Answers carry the headers below.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > BODY_LIMIT_BYTES:
             return 413, "too_large", f"the request is larger than {BODY_LIMIT_BYTES >> 20} MiB", "Send less"
-        if method in SAFE or "authorization" in headers:
+        if method in SAFE or headers.get("authorization", "").lower().startswith("bearer "):
             return None
         if not self._is_from_our_pages(headers):
             return 403, "cross_site", "this request does not come from a page of this server", "Send a token instead"

@@ -143,3 +143,12 @@ async def test_pages_for_every_team_are_offered_to_no_one_of_a_single_team(world
     page = await (await world.person("dana")).get("/board")
     assert 'href="/operate"' not in page.text
     assert 'href="/people"' not in page.text
+
+
+async def test_a_password_that_a_browser_adds_by_itself_opens_no_door_for_other_sites(world: World) -> None:
+    ben, given = await world.person("ben"), {"verdict": "deny", "digest": "0" * 64}
+    for scheme in ("Basic dXNlcjpwYXNz", "Negotiate YII=", "Digest username=x", ""):
+        foreign = {"origin": "https://evil.example", "sec-fetch-site": "cross-site", "authorization": scheme}
+        answer = await ben.post(f"/inbox/{HARMLESS}/vote", headers=foreign, data=given)
+        assert (answer.status_code, answer.json()["code"]) == (403, "cross_site"), scheme
+    assert (await ben.post("/logout", headers=foreign)).status_code == 403
