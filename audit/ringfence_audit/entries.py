@@ -23,6 +23,10 @@ from ringfence_audit.errors import InvalidEvent
 from ringfence_audit.events import Event, JsonValue, Kind
 from ringfence_audit.redaction import Redactor
 
+SEALED_AT_ONCE = frozenset(
+    {Kind.RUN_CLOSED, Kind.VOTE, Kind.SETTLED, Kind.CONTROL, Kind.KEY, Kind.HOLD, Kind.PRUNE, Kind.ERASURE}
+)
+"""A run's end and what people decide: committed together with a signed checkpoint that covers them."""
 MAX_NAME = 200
 NONCE = "nonce"
 """A field of an event's data that is left out of an entry that was redacted, and kept with its original."""

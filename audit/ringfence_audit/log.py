@@ -17,17 +17,15 @@ from sqlalchemy import Connection
 
 from ringfence_audit.blobs import Blobs
 from ringfence_audit.database import STORAGE_ERRORS, Appended, Database, Head, Noted, Session, StreamHead
-from ringfence_audit.entries import Prepared, Preparer, seal
+from ringfence_audit.entries import SEALED_AT_ONCE, Prepared, Preparer, seal
 from ringfence_audit.errors import CommitUnknown, LogUnavailable
-from ringfence_audit.events import Event, Kind
+from ringfence_audit.events import Event
 from ringfence_audit.merkle import Edge
 from ringfence_audit.notes import Checkpoint, Signs, sign_checkpoint
 from ringfence_audit.session import CATCH_UP
 
 CHECKPOINT_ENTRIES = 1_024
 CHECKPOINT_S = 1.0
-_URGENT = frozenset({Kind.RUN_CLOSED, Kind.VOTE, Kind.SETTLED, Kind.CONTROL, Kind.KEY})
-"""A run's end and each human decision are covered by a checkpoint at once."""
 _STREAMS_KEPT = 20_000
 _RECENT = 64
 """Streams of the last batch, whose heads are asked for with the next one's beginning."""
@@ -85,7 +83,6 @@ class _Batch:
     appended: Appended
     edge: Edge
     touched: dict[str, StreamHead]
-    is_urgent: bool
 
 
 class Log:
@@ -116,18 +113,12 @@ class Log:
         self._noted: Noted | None = None
         self._pending: Noted | None = None
         self._signed_at = ticks()
-        self._is_urgent = False
         self._writer = secrets.token_bytes(8)
 
     @property
     def has_uncovered(self) -> bool:
         """Whether entries are committed that no stored checkpoint covers."""
         return self._pending is not None or self._head.size > self._covered
-
-    @property
-    def is_urgent(self) -> bool:
-        """Whether one of those entries wants its checkpoint now."""
-        return self._is_urgent
 
     @property
     def _covered(self) -> int:
@@ -175,15 +166,14 @@ class Log:
             if self._head.size == (self._noted.size if self._noted else 0):
                 self._discard()
                 return self._noted.note if self._noted else None
-            noted = self._sign()
+            noted = self._sign(self._edge)
             appended = Appended(self._head.size, (), (), (), Head(self._head.size, token), self._writer, noted)
             session.append(appended)
             session.commit()
         except STORAGE_ERRORS as error:
             self._discard()
             raise LogUnavailable(f"the checkpoint could not be stored: {error}") from error
-        self._committed(_Batch(appended, self._edge, {}, is_urgent=False))
-        self._is_urgent = False
+        self._committed(_Batch(appended, self._edge, {}))
         return noted.note
 
     def close(self) -> None:
@@ -211,6 +201,8 @@ class Log:
             else:
                 self._edge = Edge(head.size, session.edge_rows(head.size))
                 self._set_head(head, session.newest_note())
+                if self.has_uncovered:  # left by a writer that was killed: they are covered with the next commit
+                    self._pending = self._sign(self._edge)
         return session
 
     def _catch_up(self, session: Session, streams: Iterable[str]) -> None:
@@ -223,6 +215,8 @@ class Log:
         if moved is not None:
             self._edge.append(seen.leaves)
             self._set_head(moved, seen.note)
+            if self.has_uncovered and self._is_due():  # whoever wrote them may be gone
+                self._pending = self._sign(self._edge)
         self._streams.update((head.stream, head) for head in seen.streams)
 
     def _set_head(self, head: Head, noted: Noted | None) -> None:
@@ -273,7 +267,6 @@ class Log:
         bodies: list[bytes] = []
         leaves: list[bytes] = []
         blobs: dict[str, bytes] = {}
-        is_urgent = False
         for item in done.recorded:
             stream = item.stream
             head = touched.get(stream) or self._streams[stream]
@@ -284,17 +277,17 @@ class Log:
             touched[stream] = StreamHead(stream, head.length + 1, leaf)
             if item.blobs:
                 blobs.update(item.blobs)
-            if item.kind in _URGENT:
-                is_urgent = True
         if blobs:
             self._blobs.put(blobs, session.connection)
         edge = self._edge.copy()
         tiles = edge.append(leaves)
         after = Head(edge.size, token)
+        is_sealed = any(item.kind in SEALED_AT_ONCE for item in done.recorded)
+        noted = self._sign(edge) if is_sealed else self._pending
         appended = Appended(
-            self._head.size, bodies, tiles, list(touched.values()), after, self._writer, self._pending, done.is_news
+            self._head.size, bodies, tiles, list(touched.values()), after, self._writer, noted, done.is_news
         )
-        return _Batch(appended, edge, touched, is_urgent)
+        return _Batch(appended, edge, touched)
 
     def _committed(self, batch: _Batch) -> None:
         self._head, self._edge = batch.appended.head, batch.edge
@@ -304,14 +297,15 @@ class Log:
             self._streams.clear()
         if batch.appended.note is not None:
             self._noted, self._pending = batch.appended.note, None
-        self._is_urgent = self._is_urgent or batch.is_urgent
         uncovered = self._head.size - self._covered
-        is_due = uncovered >= CHECKPOINT_ENTRIES or self._ticks() - self._signed_at >= CHECKPOINT_S
-        if uncovered and is_due:
-            self._pending = self._sign()
+        if uncovered and (uncovered >= CHECKPOINT_ENTRIES or self._is_due()):
+            self._pending = self._sign(self._edge)
 
-    def _sign(self) -> Noted:
-        checkpoint = Checkpoint(self._signer.origin, self._edge.size, self._edge.root())
+    def _is_due(self) -> bool:
+        return self._ticks() - self._signed_at >= CHECKPOINT_S
+
+    def _sign(self, edge: Edge) -> Noted:
+        checkpoint = Checkpoint(self._signer.origin, edge.size, edge.root())
         self._signed_at = self._ticks()
         return Noted(checkpoint.size, sign_checkpoint(checkpoint, self._signer))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 import orjson
 from sqlalchemy import Connection
@@ -21,9 +20,6 @@ from ringfence_audit.facts import Entry, parse_entry
 from ringfence_audit.originals import Box
 from ringfence_audit.scan import Fault, rows_of
 
-_FIRST_SECONDS = timedelta(seconds=10)
-"""Within this time of its first entry a log may still lack its first checkpoint."""
-_URGENT = frozenset({Kind.RUN_CLOSED, Kind.VOTE, Kind.SETTLED, Kind.CONTROL, Kind.KEY})
 _TOLD_IN_DATA = frozenset(kind.value for kind in Kind) - {Kind.EXCHANGE, Kind.COMPACTION, Kind.RUN_OPENED}
 """Kinds whose data `completeness` reads, so that it is put together again where part of it left the entry."""
 
@@ -36,8 +32,6 @@ class Told:
     open_calls: tuple[str, ...]
     absent_bodies: int
     not_recomputable: int
-    is_old_without_checkpoint: bool
-    """Whether so much happened that a log without any checkpoint cannot be explained by a crash."""
     fault: Fault | None = None
 
 
@@ -62,11 +56,8 @@ class _Reader:
         self._accounted: set[int] = set()
         self._seen: set[str] = set()
         self._not_recomputable = 0
-        self._first: datetime | None = None
-        self._last: datetime | None = None
-        self._urgent: datetime | None = None
 
-    def told(self, rows: Iterator[tuple[int, object]], now: datetime) -> Told:
+    def told(self, rows: Iterator[tuple[int, object]]) -> Told:
         fault = None
         for position, raw in rows:
             if raw is None:
@@ -81,15 +72,12 @@ class _Reader:
                 fault = Fault("a large value of it was changed: it does not have the digest that is named", position)
                 break
         fault = fault or self._unaccounted()
-        is_old = self._first is not None and self._last is not None and self._last - self._first > _FIRST_SECONDS
-        is_over = self._urgent is not None and now - self._urgent > _FIRST_SECONDS
         opened = self._story.finish()
         return Told(
             tuple(self._story.findings),
             opened,
             len(self._absent),
             self._not_recomputable,
-            is_old or is_over,
             fault,
         )
 
@@ -99,9 +87,6 @@ class _Reader:
         entry = parse_entry(position, raw)
         if orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS) != raw:
             raise InvalidExport("its bytes are not in canonical form")
-        self._first, self._last = self._first or entry.time, entry.time
-        if entry.kind in _URGENT and self._urgent is None:
-            self._urgent = entry.time
         if b'{"$blob":' in raw:
             entry = self._with_bodies(entry)
         if entry.kind == Kind.PRUNE:
@@ -154,9 +139,7 @@ class _Reader:
         return opened if isinstance(opened, dict) else None
 
 
-def read_story(
-    connection: Connection, size: int, *, blobs: Blobs | None, pruned: int, digests: Digests | None, now: datetime
-) -> Told:
+def read_story(connection: Connection, size: int, *, blobs: Blobs | None, pruned: int, digests: Digests | None) -> Told:
     """Read every entry. Raises nothing for hostile content: the first bad entry is the `fault`."""
     reader = _Reader(connection, blobs, digests, pruned=pruned)
-    return reader.told(rows_of(connection, 0, size), now)
+    return reader.told(rows_of(connection, 0, size))

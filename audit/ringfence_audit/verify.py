@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ringfence_audit.blobs import Blobs, FileBlobs
+from ringfence_audit.cover import check_cover
 from ringfence_audit.errors import InvalidExport
 from ringfence_audit.joining import check_streams, check_tiles, joined, roots_of
 from ringfence_audit.keyring import Keyring, keyring
@@ -36,9 +37,6 @@ from ringfence_audit.tables import checkpoints, entries, heads
 from ringfence_audit.verdict import Grade, Verdict
 
 __all__ = ["Grade", "Verdict", "verify", "verify_file"]
-
-UNCOVERED_LIMIT = 8_192
-"""Entries right of the newest checkpoint that a crash may leave; more mean that checkpoints were taken away."""
 
 
 def verify_file(
@@ -136,8 +134,9 @@ def _verify(
         story = None
         if not is_evidence_only:
             pruned = log.pruned
-            story = read_story(connection, size, blobs=blobs, pruned=pruned, digests=digests, now=now)
-        _check_cover(story, size, covered, has_notes=bool(notes))
+            story = read_story(connection, size, blobs=blobs, pruned=pruned, digests=digests)
+        if story is None or story.fault is None:
+            check_cover(connection, covered, size, now=now)
     except Broken as broken:
         return Verdict(Grade.BROKEN, size, broken.fault.problem, broken.fault.position)
     if story is not None and story.fault is not None:
@@ -251,14 +250,6 @@ def _check_anchors(kept: Sequence[Checkpoint], roots: dict[int, bytes]) -> None:
     for checkpoint in sorted(kept, key=lambda item: item.size):
         if roots.get(checkpoint.size) != checkpoint.root:
             raise Broken(f"the log is not the one that was anchored at {checkpoint.size} entries")
-
-
-def _check_cover(story: Told | None, size: int, covered: int, *, has_notes: bool) -> None:
-    """A crash may leave entries that no checkpoint covers, but only the last moment's."""
-    if size - covered > UNCOVERED_LIMIT:
-        raise Broken(f"no checkpoint covers the entries from {covered} on: checkpoints were taken away", covered)
-    if size and not has_notes and story is not None and story.is_old_without_checkpoint:
-        raise Broken("the log has no signed checkpoint: all were taken away", 0)
 
 
 @contextmanager

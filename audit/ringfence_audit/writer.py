@@ -137,8 +137,6 @@ class Writer:
     def _first(self) -> Job | None:
         if not self._log.has_uncovered:
             return self._queue.get()
-        if self._log.is_urgent:
-            return self._queue.get_nowait()
         return self._queue.get(timeout=CHECKPOINT_S)
 
     def _seal_for(self, jobs: list[Job]) -> None:

@@ -108,7 +108,7 @@ def test_two_processes_come_to_the_verdict_of_one(big: Path) -> None:
 def test_a_log_whose_checkpoints_were_all_taken_away_is_broken(small: Path) -> None:
     later = datetime.now(UTC) + timedelta(minutes=1)
     verdict = changed(small, "DELETE FROM audit_checkpoints", now=later)
-    assert verdict.text == "NOT INTACT: entry 0: the log has no signed checkpoint: all were taken away"
+    assert "it was committed with a checkpoint, and none covers it" in verdict.text
 
 
 def test_a_log_in_its_first_seconds_may_lack_a_checkpoint(tmp_path: Path) -> None:
@@ -117,6 +117,51 @@ def test_a_log_in_its_first_seconds_may_lack_a_checkpoint(tmp_path: Path) -> Non
         copy = copy_of(tmp_path / "live.db", tmp_path / "log.db")
     verdict = changed(copy, "DELETE FROM audit_checkpoints", now=datetime.now(UTC) + timedelta(minutes=1))
     assert verdict.text == "intact, not anchored: 2 entries; complete; 2 not covered by a checkpoint"
+
+
+def test_an_ending_that_was_written_anew_without_the_key_is_broken(tmp_path: Path) -> None:
+    """The run's last checkpoint is taken away, and all that it covered is replaced by a valid chain."""
+    with open_log(tmp_path / "live.db", SIGNER) as store:
+        write(store, run_events("r1", 2))
+        head = store.newest_checkpoint()
+        write(store, [*call_events("r2", 0), Event(Kind.RUN_CLOSED, "agent:r2", {"status": "finished"}, "r2")])
+        assert store.newest_checkpoint() != head
+        copy = copy_of(tmp_path / "live.db", tmp_path / "log.db")
+    verdict = changed(copy, "DELETE FROM audit_checkpoints WHERE size > 6")
+    assert (verdict.is_intact, verdict.position) == (False, 8)
+    evidence = verify_file(copy.with_name("changed.db"), KEY, is_evidence_only=True)
+    assert evidence.position == 8
+
+
+def at_moments(path: Path, *moments: datetime) -> Path:
+    """A log whose writer was killed at each moment, before it could sign: no second of the clock ever passes."""
+    for number, moment in enumerate(moments):
+        with SqlStore.open(f"sqlite:///{path}", signer=SIGNER, clock=lambda moment=moment: moment) as store:  # type: ignore[misc]  # bound per turn
+            store.create_schema()
+            write(store, call_events("r1", number))
+            copy_of(path, path.with_name("killed.db"))
+        path.unlink()
+        path.with_name("killed.db").rename(path)
+    return path
+
+
+def test_crashes_days_apart_do_not_make_a_log_a_broken_one(tmp_path: Path) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    days = [start + timedelta(days=number) for number in range(4)]
+    log = at_moments(tmp_path / "log.db", *days)
+    at_once, later = (verify_file(log, KEY, now=days[-1] + timedelta(seconds=after)) for after in (0, 3600))
+    assert at_once.text == "intact, not anchored: 8 entries; complete; 2 not covered by a checkpoint"
+    assert later == at_once
+
+
+def test_entries_of_several_days_without_a_checkpoint_are_broken(tmp_path: Path) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    days = [start + timedelta(days=number) for number in range(4)]
+    log = at_moments(tmp_path / "log.db", *days)
+    verdict = changed(log, "DELETE FROM audit_checkpoints", now=days[-1])
+    assert verdict.text == (
+        "NOT INTACT: entry 0: no checkpoint covers the entries from 0 on: checkpoints were taken away"
+    )
 
 
 def test_a_changed_large_value_is_found_at_its_entry(small: Path) -> None:
