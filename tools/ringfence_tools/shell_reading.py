@@ -19,6 +19,7 @@ from tree_sitter import Language, Node, Parser
 
 from ringfence_tools.calls import Access, Family
 from ringfence_tools.hosts import resource_of
+from ringfence_tools.shell_reading_expansions import look_at_expansions
 from ringfence_tools.shell_reading_hosts import MENTIONING, fetches, hosts_of, sent_by, urls_in
 from ringfence_tools.shell_reading_parts import Command, HostUse, Redirect, ShellReading, Word
 from ringfence_tools.shell_reading_unwrap import INTERPRETERS, SHELLS, unwrap
@@ -97,7 +98,7 @@ def accesses_of_reading(reading: ShellReading) -> tuple[Access, ...]:
                 "words": command.words,
                 "program": command.program,
                 "static": command.is_static,
-                "assigns": bool(command.assignments),
+                "assigns": bool(command.assignments) or command.is_elsewhere,
                 "wraps": command.wraps,
             },
         )
@@ -147,6 +148,10 @@ def _read_text(text: str, found: _Found, *, via: tuple[str, ...], depth: int) ->
         if root.has_error:
             found.problems["it does not parse as shell"] = None
         _walk(root, _assigned(root), found, via=via, depth=depth)
+        expansions = look_at_expansions(list(_nodes(root)))
+        found.problems |= dict.fromkeys(expansions.problems[:5])
+        for name in expansions.assigned[:MAX_LISTED]:
+            _add(Command((), assignments=(f"{name}=",), via=via), found, depth=depth)
 
 
 def _assigned(root: Node) -> Mapping[str, str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass
 
+SYSTEM_FOLDERS = tuple(f"{place}/{kind}" for place in ("", "/usr", "/usr/local") for kind in ("bin", "sbin"))
+"""Where a sandbox's own programs lie; read-only inside."""
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -49,6 +52,12 @@ class Command:
         """The command on one line, the program without its folder."""
         rest = [word.text for word in self.argv[1:]]
         return " ".join([self.program or (self.argv[0].text if self.argv else ""), *rest])
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """It is named by a path outside the system's folders: not the program that a rule means by its bare name."""
+        folder = posixpath.dirname(self.argv[0].text) if self.argv else ""
+        return folder not in ("", *SYSTEM_FOLDERS)
 
     @property
     def is_static(self) -> bool:

@@ -37,3 +37,72 @@ def test_a_command_that_is_changed_by_what_stands_around_it_asks(command: str) -
 def test_the_command_itself_is_allowed() -> None:
     policy = Policy.compile(parse_profile(PROFILE, "t"))
     assert policy.decide("shell", accesses_of_shell("git status")).effect is Effect.ALLOW
+
+
+LOOSE = b"""\
+apiVersion: ringfence.dev/v1
+kind: Profile
+metadata: {name: t, owner: owner, version: 1}
+rules:
+  - {id: reading, allow: [shell], commands: ["git status", "ls", "ls *", "echo *", "printf *", "[ *", "cat *"]}
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        """for x in 'a[$(id)]'; do echo $((x)); done""",
+        """for x in 'a[$(id)]'; do echo $[x]; done""",
+        """for x in 'a[$(id)]'; do echo ${!x}; done""",
+        """for x in 'a[$(id)]'; do echo ${PWD:x}; done""",
+        """for x in 'a[$(id)]'; do echo ${y[x]}; done""",
+        """for x in '$(id)'; do echo "${x@P}"; done""",
+        """for x in *; do echo $((x)); done""",
+        """echo ${y:='a[$(id)]'} $((y))""",
+        """ls() { echo $(($1)); }; ls 'a[$(id)]'""",
+        "echo ${x-`id`}",
+        "echo ${x%%`id`}",
+        "printf -v 'a[$(id)]' x",
+        "[ -v 'a[$(id)]' ]",
+        """for x in 'a[$(id)]'; do [ x -eq 1 ]; done""",
+    ],
+)
+def test_a_command_in_a_value_that_bash_evaluates_asks(command: str) -> None:
+    policy = Policy.compile(parse_profile(LOOSE, "t"))
+    assert policy.decide("shell", accesses_of_shell(command)).effect is Effect.ESCALATE
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "for PATH in /workspace; do ls; done",
+        "for GIT_EXTERNAL_DIFF in x; do git status; done",
+        "for https_proxy in x; do git status; done",
+        "echo ${PATH:=/workspace}; ls",
+        "echo $((PATH=5)); ls",
+        "/workspace/git status",
+        "./ls x",
+        "../usr/bin/ls",
+        "/usr/bin/../../workspace/ls",
+    ],
+)
+def test_another_program_under_an_allowed_name_asks(command: str) -> None:
+    policy = Policy.compile(parse_profile(LOOSE, "t"))
+    assert policy.decide("shell", accesses_of_shell(command)).effect is Effect.ESCALATE
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "for i in 1 2 3; do echo $((i+1)); done",
+        'for f in *.py; do cat "$f"; echo ${f%.py} ${#f} ${f##*/} ${f:-x} ${f:0:3}; done',
+        "for i in {1..3}; do echo $((i*2)); done",
+        'echo "$HOME ${PWD} $? $((1+1))"',
+        "/usr/bin/git status",
+        "printf '%s' x",
+        "[ -f x ] && ls",
+    ],
+)
+def test_what_people_write_every_day_is_read(command: str) -> None:
+    policy = Policy.compile(parse_profile(LOOSE, "t"))
+    assert policy.decide("shell", accesses_of_shell(command)).effect is Effect.ALLOW
