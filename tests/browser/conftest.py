@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from ringfence.api.verdicts import Verdicts
 from ringfence.auth import sessions
 from ringfence.auth.sealing import Seal
 from ringfence.settings import Settings
+from ringfence_audit.events import Event, Kind
 from ringfence_audit.store import SqlStore
 from ringfence_tools.builtin.toolset import builtin_toolbox
 from tests.integration.api.world import copied, intact, make_seeded, store_at
@@ -68,6 +70,25 @@ class Site:
         # Playwright's own loop runs on this thread.
         with ThreadPoolExecutor(1) as elsewhere:
             return elsewhere.submit(write).result()
+
+    @contextmanager
+    def chatter(self) -> Iterator[None]:
+        """News of a card, again and again, faster than any page is read."""
+        run = self.run_of("Round half")
+        event = Event(Kind.VOTE, "person:cleo", {"escalation": 4}, run)
+        stop = threading.Event()
+
+        def talk() -> None:
+            while not stop.wait(0.02):
+                asyncio.run(self.store.write(lambda tx: tx.record(event)))
+
+        with ThreadPoolExecutor(1) as elsewhere:
+            talking = elsewhere.submit(talk)
+            try:
+                yield
+            finally:
+                stop.set()
+                talking.result()
 
     def run_of(self, title: str) -> str:
         query = text("SELECT runs.id FROM runs JOIN tasks ON tasks.id = runs.task WHERE tasks.text LIKE :title")

@@ -136,3 +136,10 @@ def test_the_inbox_grows_by_itself(site: Site) -> None:
     page.wait_for_selector("#slip-8", state="detached")
     assert page.locator(".slip").count() == before - 1
     assert not page.locator("#stale").is_visible()
+
+
+def test_news_that_never_pause_are_shown_all_the_same(site: Site) -> None:
+    page = site.open("ben", "/inbox/4")
+    page.wait_for_selector("html[data-ready=yes]")
+    with site.chatter():
+        page.wait_for_selector("html[data-refreshed]")

@@ -62,8 +62,12 @@
   const source = one("[data-stream]")?.dataset.stream;
   if (source) {
     const events = new EventSource(source);
-    let timer = 0;
-    const soon = () => { clearTimeout(timer); timer = setTimeout(refresh, 60); };
+    // The first news is shown at once and what follows it a moment later: waiting for a pause would show a busy run never.
+    let timer = 0, last = -Infinity;
+    const soon = () => {
+      if (timer) return;
+      timer = setTimeout(() => { timer = 0; last = performance.now(); refresh(); }, Math.max(last + 80 - performance.now(), 10));
+    };
     events.addEventListener("entry", soon);
     events.addEventListener("reload", soon);
     addEventListener("pagehide", () => events.close());
