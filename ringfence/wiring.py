@@ -23,6 +23,7 @@ from ringfence.directory import LocalDirectory
 from ringfence.errors import Mistake
 from ringfence.settings import LOG_ORIGIN, Settings
 from ringfence.sweeping import keep_swept
+from ringfence_agents.lifesigns import worker_name
 from ringfence_agents.model import Model
 from ringfence_agents.ports import Equipment
 from ringfence_agents.runner import Runner
@@ -115,7 +116,7 @@ class Workshop:
             return self._cluster
 
     def runner(self, progress: Progress) -> Runner:
-        worker = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
+        worker = worker_name(socket.gethostname(), secrets.token_hex(2))
         return Runner(self.store, self._equip, worker=worker, progress=progress)
 
     async def _equip(self, record: RunRecord) -> Equipment:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select, update
 
 from ringfence_agents.errors import RunEnded, RunHeld, RunStopping
 from ringfence_agents.runs import Closing, Request, RunRecord, RunState, SandboxState, WaitsFor, load
@@ -236,4 +236,11 @@ def free_dead(tx: Transaction, worker: str) -> int:
 
     Only for a worker whose process the caller has seen ended; returns how many runs are free now.
     """
-    return tx.connection.execute(update(runs).where(runs.c.worker == worker).values(lease_until=0)).rowcount
+    held = and_(runs.c.worker == worker, runs.c.lease_until > 0)
+    return tx.connection.execute(update(runs).where(held).values(lease_until=0)).rowcount
+
+
+def holders(connection: Connection) -> frozenset[str]:
+    """The names of workers that runs are held by, whether their leases still stand or not."""
+    held = select(runs.c.worker).where(runs.c.worker != "", runs.c.lease_until > 0).distinct()
+    return frozenset(row.worker for row in connection.execute(held))

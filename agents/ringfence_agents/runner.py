@@ -8,6 +8,7 @@ no worker, no memory and no sandbox process), or queued again for another worker
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from ringfence_agents.asking import end
 from ringfence_agents.collecting import seen
@@ -19,12 +20,24 @@ from ringfence_agents.errors import (
     ModelRefused,
     ModelUnavailable,
     ReplayDiverged,
+    RunHeld,
     RunStopping,
     SandboxRefused,
 )
 from ringfence_agents.graph import RunGraph, build_graph, enter
 from ringfence_agents.keeper import Keeper, asked_stop, grace_of, tell
-from ringfence_agents.leases import Lease, claim, claim_waiting, guard_of, let_go, park, start_guard_of
+from ringfence_agents.leases import (
+    Lease,
+    claim,
+    claim_waiting,
+    free_dead,
+    guard_of,
+    holders,
+    let_go,
+    park,
+    start_guard_of,
+)
+from ringfence_agents.lifesigns import has_ended
 from ringfence_agents.parking import park_for, park_for_people, try_later
 from ringfence_agents.ports import Equip, Equipment, Limits, Tools
 from ringfence_agents.preserving import begin_seal
@@ -33,7 +46,7 @@ from ringfence_agents.runs import Closing, Request, RunRecord, RunState, WaitsFo
 from ringfence_agents.sandboxes import SandboxHolder
 from ringfence_agents.switch import Stop, StopKind, Switch
 from ringfence_audit.errors import LogUnavailable
-from ringfence_audit.port import Store
+from ringfence_audit.port import Store, Transaction
 from ringfence_sandbox.errors import (
     ProtocolViolation,
     SandboxBusy,
@@ -65,10 +78,12 @@ class Runner:
         worker: str,
         progress: Progress = ignore,
         limits: Limits | None = None,
+        has_ended: Callable[[str], bool] = has_ended,
     ) -> None:
         self._store = store
         self._equip = equip
         self._worker = worker
+        self._has_ended = has_ended
         self._progress = progress
         self.limits = limits or Limits()
         self._graph: RunGraph = build_graph()
@@ -105,10 +120,27 @@ class Runner:
         `RunHeld`, `RunEnded`, `LeaseLost` (another worker has it; nothing more was written), `LogUnavailable` (the
         database stayed away; the lease runs out by itself), and what `Equip` raises, after the run is parked.
         """
-        record = await self._store.write(
-            lambda tx: claim(tx, run, self._worker, lease_s=self.limits.lease_s, is_forced=is_forced)
-        )
+
+        def take(tx: Transaction) -> RunRecord:
+            return claim(tx, run, self._worker, lease_s=self.limits.lease_s, is_forced=is_forced)
+
+        try:
+            record = await self._store.write(take)
+        except RunHeld:
+            if not await self.free_ended():
+                raise
+            record = await self._store.write(take)
         return await self.drive_claimed(record)
+
+    async def free_ended(self) -> int:
+        """End the leases of workers whose processes ran on this machine and are certainly gone; how many runs that is.
+
+        Raises `LogUnavailable`.
+        """
+        ended = [name for name in await self._store.read(holders) if self._has_ended(name)]
+        if not ended:
+            return 0
+        return await self._store.write(lambda tx: sum(free_dead(tx, name) for name in ended))
 
     async def drive_claimed(self, record: RunRecord) -> RunState:
         """`drive` for a run that was claimed already, in this runner's name, by `claim`."""
