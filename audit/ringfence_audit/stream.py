@@ -102,6 +102,11 @@ def cursor(connection: Connection, name: str) -> int:
     return int(found or 0)
 
 
+def cursors_of(connection: Connection) -> dict[str, int]:
+    """Every feed there was, by name, and the position of the next entry that its collector is to take."""
+    return {row.sink: row.next for row in connection.execute(select(cursors.c.sink, cursors.c.next))}
+
+
 def move(tx: Transaction, name: str, position: int) -> None:
     """Everything before `position` is delivered. A cursor never goes back."""
     moved_at = int(tx.now.timestamp() * 1_000_000)

@@ -18,7 +18,7 @@ from ringfence.api.operating import Operations, operations
 from ringfence.api.problems import documented
 from ringfence.auth.roles import EVERY_TEAM, Permission
 from ringfence_agents.runs import RunState
-from ringfence_audit.records import cursors
+from ringfence_audit.stream import cursors_of
 from ringfence_tools.escalations import EscalationState
 from ringfence_tools.schema import escalations
 
@@ -51,8 +51,7 @@ def _measure(connection: Connection, house: House) -> _Measured:
     is_open = escalations.c.state == EscalationState.OPEN.value
     oldest = select(func.count(), func.min(escalations.c.opened_at)).where(is_open)
     waiting, since = connection.execute(oldest).one()
-    feeds = {row.sink: row.next for row in connection.execute(select(cursors.c.sink, cursors.c.next))}
-    return _Measured(house.now_us(), operations(connection, house), waiting, since, feeds)
+    return _Measured(house.now_us(), operations(connection, house), waiting, since, cursors_of(connection))
 
 
 class _Gauges(Collector):
