@@ -5,6 +5,7 @@ AuditError
 │   └── CommitUnknown the commit was cut off and storage is gone, so nobody can say yet: nothing may run; look before
 │                     trying again
 ├── InvalidEvent      the event is outside the canonical form (floats, huge integers, non-ASCII keys): fix the caller
+├── Held              a legal hold came between: nothing was dropped; ask what is held, or try again
 ├── EntryNotFound     no such entry: ask for another
 └── InvalidExport     an export, proof or note is malformed: treat it as failed evidence
 """
@@ -26,6 +27,10 @@ class CommitUnknown(LogUnavailable):
 
 class InvalidEvent(AuditError):
     """The event cannot be put in canonical form."""
+
+
+class Held(AuditError):
+    """A legal hold keeps what was to be dropped."""
 
 
 class EntryNotFound(AuditError):

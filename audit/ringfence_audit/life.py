@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from ringfence_audit.blobs import Blobs
 from ringfence_audit.bodies import original_digest, references
-from ringfence_audit.errors import EntryNotFound
+from ringfence_audit.errors import EntryNotFound, Held
 from ringfence_audit.events import SYSTEM_STREAM, Event, JsonValue, Kind
 from ringfence_audit.facts import Entry, parse_entry
 from ringfence_audit.merkle import TILE_WIDTH
@@ -46,6 +46,8 @@ class Dropping:
     before: datetime
     places: tuple[tuple[int, str, int], ...]
     bodies: tuple[str, ...]
+    seen: int = 0
+    """The entries from here on came later, and may name those values again."""
 
 
 def place_hold(tx: Transaction, name: str, *, run: str, reason: str, by: str) -> None:
@@ -78,7 +80,9 @@ def droppable(connection: Connection, before: datetime) -> Dropping:
         return Dropping(before, (), ())
     newest: dict[str, datetime] = {}
     closed: set[str] = set()
+    seen = 0
     for entry in _entries(connection):
+        seen = entry.position + 1
         newest[entry.run] = max(entry.time, newest.get(entry.run, entry.time))
         if entry.kind == Kind.RUN_CLOSED:
             closed.add(entry.run)
@@ -92,11 +96,18 @@ def droppable(connection: Connection, before: datetime) -> Dropping:
         if goes:
             places.append((entry.position, entry.run, entry.n))
         (named if goes else needed).update(_bodies(entry))
-    return Dropping(before, tuple(places), tuple(sorted(named - needed)))
+    return Dropping(before, tuple(places), tuple(sorted(named - needed)), seen)
 
 
 def drop(tx: Transaction, dropping: Dropping, *, by: str) -> None:
-    """Drop entries' bytes and say so in an entry. The large values go afterwards (`drop_bodies`)."""
+    """Drop entries' bytes and say so in an entry. The large values go afterwards (`drop_bodies`).
+
+    Raises `Held` where a hold was placed since.
+    """
+    runs = {run for _, run, _ in dropping.places}
+    for hold in list_holds(tx.connection):
+        if not hold.run or hold.run in runs:
+            raise Held(f"{hold.name} was placed meanwhile and holds {hold.run or 'the whole log'}: nothing was dropped")
     if tx.connection.dialect.name == "sqlite":
         tx.connection.exec_driver_sql("PRAGMA secure_delete = ON")
     for places in _chunks(dropping.places):
@@ -114,8 +125,12 @@ def drop(tx: Transaction, dropping: Dropping, *, by: str) -> None:
 
 def drop_bodies(connection: Connection, dropping: Dropping, blobs: Blobs) -> None:
     """Forget the large values that only dropped entries named. Safe to repeat."""
+    named: set[str] = set()
+    for entry in _entries(connection, dropping.seen):
+        named.update(_bodies(entry))
     for digest in dropping.bodies:
-        blobs.drop(digest, connection)
+        if digest not in named:
+            blobs.drop(digest, connection)
 
 
 def ranges_of(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -131,8 +146,8 @@ def ranges_of(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, last
 
 
-def _entries(connection: Connection) -> Iterator[Entry]:
-    for position, raw in rows_of(connection, 0, 2**53):
+def _entries(connection: Connection, first: int = 0) -> Iterator[Entry]:
+    for position, raw in rows_of(connection, first, 2**53):
         if isinstance(raw, bytes):
             yield parse_entry(position, raw)
 

@@ -27,7 +27,7 @@ PROVED, USAGE, NOT_PROVED = 0, 2, 8
 
 _MAX_LINE = 64 * 1024 * 1024
 _MAX_SIZE = 2**53
-_MAX_PATH = 63
+_MAX_PATH, _MAX_CHANGES = 63, 500
 _MAX_NOTE = 64_000
 _DASH = "— "
 _LOG, _WITNESS = b"\x01", b"\x04"
@@ -291,7 +291,7 @@ class _Export:
 
     def __init__(self, keys: Sequence[Key], anchors: Sequence[str]) -> None:
         self._trusted = [key for key in keys if key.kind == _LOG]
-        self._anchors, self._changes, self._former = anchors, list[tuple[Key, Key]](), list[Key]()
+        self._anchors, self._changes, self._former = anchors, list[tuple[int, Key, Key]](), list[Key]()
         self._rank, self._lines, self._is_whole = -1, 0, False
         self._checkpoint: Checkpoint | None = None
         self._query: Mapping[str, Json] = {}
@@ -353,10 +353,8 @@ class _Export:
 
     def _trusted_note(self, note: str) -> Checkpoint:
         old = parse_checkpoint(note)
-        if (
-            not any(old.signed_by(key) for key in (*self._trusted, *self._former))
-            or old.origin != self.checkpoint.origin
-        ):
+        is_signed = any(old.signed_by(key) for key in (*self._trusted, *self._former))
+        if not is_signed or old.origin != self.checkpoint.origin:
             raise NotProved("an older checkpoint or an anchor is not signed by a key that you trust")
         return old
 
@@ -381,11 +379,15 @@ class _Export:
         if entry.kind != "audit.key" or signed.origin != self.checkpoint.origin or not signed.signed_by(old):
             raise NotProved(f"entry {entry.index}: the old key has not signed for its successor")
         self._check_growth(signed, _text(line, "consistency"))
-        self._changes.append((old, new))
-        for older, newer in [*self._changes, *reversed(self._changes)]:
+        if len(self._changes) == _MAX_CHANGES or (self._changes and entry.index <= self._changes[-1][0]):
+            raise NotProved(
+                f"entry {entry.index}: it does not follow the change of key before it, or they are too many"
+            )
+        self._changes.append((entry.index, old, new))
+        for _, older, newer in [*self._changes, *reversed(self._changes)]:
             if older in self._trusted and newer not in self._trusted:
                 self._trusted.append(newer)
-            elif newer in (*self._trusted, *self._former):
+            elif newer in (*self._trusted, *self._former) and older not in self._former:
                 self._former.append(older)
 
     def _take_entry(self, entry: Entry) -> None:

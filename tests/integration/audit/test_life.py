@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence_audit.errors import EntryNotFound, InvalidEvent
+from ringfence_audit.errors import EntryNotFound, Held, InvalidEvent
 from ringfence_audit.events import Event, Kind, Personal
 from ringfence_audit.facts import parse_entry
 from ringfence_audit.keys import KeyUnusable, Signer
@@ -85,6 +85,23 @@ def test_nothing_of_a_held_run_goes_and_nothing_at_all_under_a_whole_hold(store:
         _write(store, lambda tx: lift_hold(tx, "absent", reason="x", by="person:ana"))
     _write(store, lambda tx: lift_hold(tx, "case-1", reason="settled", by="person:ana"))
     assert {run for _, run, _ in store.read_now(lambda c: droppable(c, BETWEEN)).places} == {"r1", "r2"}
+
+
+def test_a_hold_placed_while_retention_was_at_work_still_holds(store: SqlStore) -> None:
+    found = store.read_now(lambda c: droppable(c, BETWEEN))
+    _write(store, lambda tx: place_hold(tx, "case-7", run="r1", reason="a claim", by="person:ana"))
+    with pytest.raises(Held, match="case-7"):
+        _write(store, lambda tx: drop(tx, found, by="person:ana"))
+    assert all(run != "r1" for _, run, _ in store.read_now(lambda c: droppable(c, BETWEEN)).places)
+
+
+def test_a_large_value_that_was_named_again_meanwhile_is_kept(store: SqlStore) -> None:
+    found = store.read_now(lambda c: droppable(c, BETWEEN))
+    assert len(found.bodies) == 1
+    write(store, [Event(Kind.OUTCOME, "agent:r4", {"text": "shared " * 2_000}, "r4", "r4/0/0")])
+    _write(store, lambda tx: drop(tx, found, by="person:ana"))
+    _write(store, lambda tx: drop_bodies(tx.connection, found, store.blobs))
+    assert store.read_now(lambda c: store.blobs.get(found.bodies[0], c)) is not None
 
 
 def test_old_proofs_hold_after_bodies_were_dropped(store: SqlStore, tmp_path: Path) -> None:
@@ -228,6 +245,19 @@ def test_a_stolen_key_that_was_replaced_cannot_sign_another_history(tmp_path: Pa
     assert "signed by a key that was replaced" in verify_file(tmp_path / "log.db", keys[1]).text
     with pytest.raises(NotProved, match="the checkpoint is not signed by a key that you trust"):
         verify_export(whole, [parse_key(str(keys[1]))])
+
+
+def test_changes_of_key_that_are_told_again_and_again_are_refused(kept: SqlStore, tmp_path: Path) -> None:
+    """Each would be held against all before it: an export could keep its reader busy for ever."""
+    first = key_of(kept)
+    write(kept, run_events("r1", 1))
+    rotate(kept, tmp_path / "audit.key", by="person:ana", reason="yearly")
+    head, change, *rest = export_lines(kept, Filter(run="r1"))
+    assert b'"type":"key"' in change
+    end = f'{{"type":"end","lines":{len(rest) + 3}}}\n'.encode()
+    with pytest.raises(NotProved, match="does not follow the change of key before it"):
+        verify_export([head, change, change, *rest[:-1], end], [parse_key(str(first))])
+    assert verify_export([head, change, *rest], [parse_key(str(first))]).entries == 4
 
 
 def test_another_process_goes_on_with_the_new_key(kept: SqlStore, tmp_path: Path) -> None:
