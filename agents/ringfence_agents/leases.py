@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, exists, func, or_, select, update
 
 from ringfence_agents.errors import RunEnded, RunHeld, RunStopping
 from ringfence_agents.runs import Closing, Request, RunRecord, RunState, SandboxState, WaitsFor, load
@@ -23,6 +23,9 @@ from ringfence_tools.errors import LeaseLost
 from ringfence_tools.gate_context import Guard
 from ringfence_tools.ledger import CallState
 from ringfence_tools.schema import calls
+
+RELEASE_LEASE_S = 120
+"""How long keeping the files of a run that waits may take; that lease is not renewed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +241,19 @@ def free_dead(tx: Transaction, worker: str) -> int:
     """
     held = and_(runs.c.worker == worker, runs.c.lease_until > 0)
     return tx.connection.execute(update(runs).where(held).values(lease_until=0)).rowcount
+
+
+def shorten(tx: Transaction, *, lease_s: int) -> int:
+    """Let no lease end later than one taken now would; returns how many did, after a clock that jumped back.
+
+    They are shortened, not ended: a living holder renews in time, and only a dead one's runs get free. A run that
+    waits, or that a vote has queued since, is held by whoever keeps its files, for `RELEASE_LEASE_S`.
+    """
+    now = micros(tx.now)
+    running, waiting = (now + longest_s * 1_000_000 for longest_s in (lease_s, max(lease_s, RELEASE_LEASE_S)))
+    longest = case((runs.c.state == RunState.RUNNING.value, running), else_=waiting)
+    held = and_(runs.c.worker != "", runs.c.lease_until > longest)
+    return tx.connection.execute(update(runs).where(held).values(lease_until=longest)).rowcount
 
 
 def holders(connection: Connection) -> frozenset[str]:

@@ -27,6 +27,7 @@ from ringfence_agents.errors import (
 from ringfence_agents.graph import RunGraph, build_graph, enter
 from ringfence_agents.keeper import Keeper, asked_stop, grace_of, tell
 from ringfence_agents.leases import (
+    RELEASE_LEASE_S,
     Lease,
     claim,
     claim_waiting,
@@ -35,6 +36,7 @@ from ringfence_agents.leases import (
     holders,
     let_go,
     park,
+    shorten,
     start_guard_of,
 )
 from ringfence_agents.lifesigns import has_ended
@@ -62,7 +64,6 @@ from ringfence_tools.ledger import calls_of_turn
 from ringfence_tools.progress import Progress, RunMoved, ignore
 
 _ENDS_RUN = (SandboxRefused, ModelRefused, ContextTooLong, ReplayDiverged)
-RELEASE_LEASE_S = 120
 RELEASE_WITHIN_S = 100.0
 _TRY_LATER = (ModelUnavailable, SandboxBusy)
 
@@ -127,20 +128,24 @@ class Runner:
         try:
             record = await self._store.write(take)
         except RunHeld:
-            if not await self.free_ended():
+            if not await self.mend_leases():
                 raise
             record = await self._store.write(take)
         return await self.drive_claimed(record)
 
-    async def free_ended(self) -> int:
+    async def mend_leases(self) -> int:
         """End the leases of workers whose processes ran on this machine and are certainly gone; how many runs that is.
 
-        Raises `LogUnavailable`.
+        Those that a clock which jumped back would make longer than any may be are shortened too: their runs are free
+        once a whole lease has passed without a renewal. Raises `LogUnavailable`.
         """
         ended = [name for name in await self._store.read(holders) if self._has_ended(name)]
-        if not ended:
-            return 0
-        return await self._store.write(lambda tx: sum(free_dead(tx, name) for name in ended))
+
+        def work(tx: Transaction) -> int:
+            shorten(tx, lease_s=self.limits.lease_s)
+            return sum(free_dead(tx, name) for name in ended)
+
+        return await self._store.write(work)
 
     async def drive_claimed(self, record: RunRecord) -> RunState:
         """`drive` for a run that was claimed already, in this runner's name, by `claim`."""

@@ -117,7 +117,7 @@ class Worker:
 
     async def _sweep(self, group: asyncio.TaskGroup) -> None:
         driving, at_once = len(self._driving), self._pace.at_once
-        await self._runner.free_ended()
+        await self._runner.mend_leases()
 
         def work(tx: Transaction) -> int:
             sign_in(tx, self._runner.worker, at_once=at_once, driving=driving)

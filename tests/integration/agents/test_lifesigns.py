@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Update, update
 
 from ringfence_agents.errors import RunHeld
-from ringfence_agents.leases import claim
+from ringfence_agents.leases import Lease, claim, claim_waiting, renew, shorten
 from ringfence_agents.lifesigns import PROC, has_ended, worker_name
-from ringfence_agents.runs import RunState
+from ringfence_agents.runs import RunState, SandboxState
+from ringfence_agents.schema import runs
+from ringfence_audit.port import Transaction
 from tests.fakes.model import ScriptedModel, finishes
 from tests.integration.agents.house import RUN, House
 
@@ -148,6 +152,51 @@ async def test_only_the_runs_of_the_dead_are_freed(house: House, other: subproce
     await house.store.write(lambda tx: claim(tx, RUN, worker_name("host", "4567"), lease_s=30))
     end(other)
     assert has_ended(name)
-    assert await house.runner(ScriptedModel([finishes()])).free_ended() == 0
+    assert await house.runner(ScriptedModel([finishes()])).mend_leases() == 0
     with pytest.raises(RunHeld):
         await house.runner(ScriptedModel([finishes()])).drive(RUN)
+
+
+async def test_a_clock_that_jumped_back_keeps_a_dead_workers_run_for_one_lease_and_no_longer(house: House) -> None:
+    await house.open()
+    held = await house.store.write(lambda tx: claim(tx, RUN, "w0", lease_s=30))
+    house.clock.pass_s(-7 * 24 * 3600)
+    runner = house.runner(ScriptedModel([finishes()]))
+    for passed_s in (0, 29):
+        house.clock.pass_s(passed_s)
+        with pytest.raises(RunHeld, match="w0"):
+            await runner.drive(RUN)
+    house.clock.pass_s(2)
+    assert await runner.drive(RUN) is RunState.FINISHED
+    assert (await house.record()).fence == held.fence + 1
+
+
+async def test_a_clock_that_jumped_back_takes_nothing_from_a_worker_that_renews(house: House) -> None:
+    await house.open()
+    held = await house.store.write(lambda tx: claim(tx, RUN, "w0", lease_s=30))
+    lease = Lease(RUN, "w0", held.fence)
+    house.clock.pass_s(-3600)
+    runner = house.runner(ScriptedModel([finishes()]))
+    for _ in range(4):
+        assert await runner.mend_leases() == 0
+        assert await house.store.write(lambda tx: renew(tx, {lease: 0}, lease_s=30)) == frozenset()
+        house.clock.pass_s(25)
+        with pytest.raises(RunHeld, match="w0"):
+            await runner.drive(RUN)
+
+
+def _execute(tx: Transaction, *, statement: Update) -> None:
+    tx.connection.execute(statement)
+
+
+async def test_the_longer_lease_of_who_keeps_files_is_not_shortened_to_that_of_a_run(house: House) -> None:
+    await house.open()
+    waits = {"state": RunState.PARKED.value, "sandbox_state": SandboxState.READY.value}
+    await house.store.write(lambda tx: tx.connection.execute(update(runs).values(waits)))
+    assert await house.store.write(lambda tx: claim_waiting(tx, RUN, "w9", lease_s=120)) is not None
+    for state in (RunState.PARKED, RunState.QUEUED):
+        moved = update(runs).values(state=state.value)
+        await house.store.write(partial(_execute, statement=moved))
+        assert await house.store.write(lambda tx: shorten(tx, lease_s=30)) == 0
+    house.clock.pass_s(-1)
+    assert await house.store.write(lambda tx: shorten(tx, lease_s=30)) == 1
