@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
+from ringfence.errors import Refused
 from ringfence.opening import fresh_id
 from ringfence_agents.branching import Branch, branch, files_at
 from ringfence_agents.kept import RunFiles
@@ -32,17 +33,25 @@ async def open_branch(
     reason: str,
     is_retry: bool,
     word: str = "",
+    run: RunId | None = None,
 ) -> RunId:
-    """Store the new run, queued, and return its id. `step` None is the latest. Raises what `branch` raises."""
+    """Store the new run, queued, and return its id. `step` None is the latest; `run` is a fresh id that the caller has
+    chosen. Raises what `branch` raises, and `Refused` where the source's repository is not kept here."""
     record = await store.read(lambda connection: load(connection, source))
     chosen = record.collected_turn if step is None else step
     profile = parse_profile(record.profile_document.encode(), record.profile)
-    run = RunId(fresh_id("r"))
+    run = RunId(fresh_id("r")) if run is None else run
     bundle = artifacts / run / Path(record.workspace["bundle"]).name
     workspace = {"bundle": str(bundle), "branch": record.workspace["branch"]}
     wanted = Branch(source, chosen, run, by, reason, workspace, profile.sandbox.setup, is_retry=is_retry, word=word)
     kept = await store.write(lambda tx: files_at(tx, record, chosen))
-    await asyncio.to_thread(_make_folder, artifacts, Path(record.workspace["bundle"]), wanted, kept)
+    try:
+        await asyncio.to_thread(_make_folder, artifacts, Path(record.workspace["bundle"]), wanted, kept)
+    except FileNotFoundError as error:
+        shutil.rmtree(artifacts / run, ignore_errors=True)
+        raise Refused(
+            f"the files of run {source} are not kept here", fix="Assign its task anew, or ask where it ran"
+        ) from error
     toolbox = builtin_toolbox()
     try:
         return await store.write(lambda tx: branch(tx, wanted, is_read_only=toolbox.is_read_only))

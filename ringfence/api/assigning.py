@@ -10,10 +10,11 @@ import base64
 import hashlib
 from pathlib import Path
 
-from ringfence.api.forms.tasks import NewTask
+from ringfence.api.forms.tasks import FromStep, NewTask
 from ringfence.api.house import House
 from ringfence.api.problems import Unseen
 from ringfence.auth.identity import Identity
+from ringfence.branching import open_branch
 from ringfence.errors import Mistake, Refused, Unavailable
 from ringfence.opening import Order, fresh_id, is_url, open_order
 from ringfence.settings import Settings
@@ -48,6 +49,33 @@ async def assign(house: House, identity: Identity, given: NewTask, *, key: str =
     person = Person(identity.name, frozenset({given.team}) if given.team else frozenset())
     try:
         opened = await open_order(house.workshop, order, person, run=run)
+    except FileExistsError as error:
+        raise Unavailable("this request is being carried out already", fix="Ask again in a moment") from error
+    return await house.store.read(lambda connection: load(connection, opened))
+
+
+async def begin_from(house: House, identity: Identity, source: RunId, given: FromStep, *, key: str = "") -> RunRecord:
+    """Open a fork (or a retry) of a run that the caller may see and assign for. Raises what `open_branch` raises."""
+    run = _run_of(identity, key) if key else RunId(fresh_id("r"))
+    if key:
+        try:
+            before = await house.store.read(lambda connection: load(connection, run))
+        except RunNotFound:
+            pass
+        else:
+            return before
+    try:
+        opened = await open_branch(
+            house.store,
+            house.settings.runs,
+            source,
+            given.step,
+            by=identity.principal,
+            reason=given.reason,
+            is_retry=given.is_retry,
+            word=given.message,
+            run=run,
+        )
     except FileExistsError as error:
         raise Unavailable("this request is being carried out already", fix="Ask again in a moment") from error
     return await house.store.read(lambda connection: load(connection, opened))

@@ -22,7 +22,7 @@ from ringfence.auth import errors as auth
 from ringfence.errors import Mistake, Refused, RingfenceError, Unavailable
 from ringfence.escaping import visible
 from ringfence.voting import FindingsUnread, NotWhatWasShown
-from ringfence_agents.errors import AgentsError, ModelUnavailable, RunEnded, RunHeld, RunNotFound
+from ringfence_agents.errors import AgentsError, ModelUnavailable, RunEnded, RunHeld, RunNotFound, StepNotKept
 from ringfence_audit.errors import AuditError, EntryNotFound, LogUnavailable
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxError, WorkspaceRefused
 from ringfence_tools.errors import EscalationClosed, NotAllowedToVote, NotFound, ProfileInvalid, ToolsError
@@ -84,6 +84,7 @@ _KNOWN: tuple[tuple[type[Exception], int, str], ...] = (
     (EscalationClosed, 409, "escalation_closed"),
     (RunEnded, 409, "run_ended"),
     (RunHeld, 409, "run_held"),
+    (StepNotKept, 409, "step_not_kept"),
     (ProfileInvalid, 409, "profile_invalid"),
     (WorkspaceRefused, 409, "repository_refused"),
     (Mistake, 409, "mistake"),

@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from ringfence.api import reading, steps
 from ringfence.api.access import HouseHere, require, require_anywhere
-from ringfence.api.assigning import assign
-from ringfence.api.forms.tasks import NewTask
+from ringfence.api.assigning import assign, begin_from
+from ringfence.api.forms.tasks import FromStep, NewTask
 from ringfence.api.house import House
 from ringfence.api.problems import DOMAIN, problem_of
 from ringfence.api.routes.log import export_response
@@ -190,6 +190,26 @@ async def act(
     return see(f"/runs/{run}")
 
 
+@router.post("/runs/{run}/fork")
+async def fork(
+    request: Request,
+    house: HouseHere,
+    visitor: Visitor,
+    run: RunName,
+    step: Annotated[int, Form(ge=0, le=2**31)],
+    text: Annotated[str, Form(max_length=32_000)] = "",
+) -> Response:
+    await may_steer(request, house, visitor, run, Permission.ASSIGN)
+    given = FromStep(reason="asked in the console", step=step, message=text)
+    try:
+        begun = await begin_from(house, visitor, RunId(run), given)
+    except DOMAIN as error:
+        found = problem_of(error)
+        said = f"{found.detail}. {found.fix}".rstrip(". ") + "."
+        return await _run_page(request, house, visitor, run, error=said, kept=text, status=found.status)
+    return see(f"/runs/{begun.id}")
+
+
 async def _run_page(
     request: Request,
     house: House,
@@ -222,6 +242,7 @@ async def _run_page(
         "error": error,
         "kept": kept,
         "may_steer": visitor.may(Permission.STEER, record.team) and not record.state.is_end,
+        "may_fork": visitor.may(Permission.ASSIGN, record.team) and record.collected_turn >= 0,
         "may_stop": visitor.may(Permission.STOP, record.team) and not record.state.is_end,
         "may_export": visitor.may(Permission.EXPORT, record.team),
         "may_read_entries": visitor.may(Permission.READ_ENTRIES, record.team),

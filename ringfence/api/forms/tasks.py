@@ -51,6 +51,17 @@ class Said(Given):
     text: Annotated[str, StringConstraints(min_length=1, max_length=32_000, pattern=r"\S")]
 
 
+class FromStep(Given):
+    """A new run beside (or, with `is_retry`, in place of) one that was: with its files and words after `step`."""
+
+    reason: Reason
+    step: Annotated[int, Field(ge=0, le=2**31), Whole] | None = Field(default=None, description="Else its latest")
+    message: Annotated[str, StringConstraints(max_length=32_000)] = Field(
+        default="", description="What the new run's agent should know"
+    )
+    is_retry: bool = Field(default=False, description="Only of a run that has ended")
+
+
 class Caps(Given):
     """What the run's own budget is set to; a unit that is left out stays as it is."""
 

@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 
 from ringfence.api import reading, steps
 from ringfence.api.access import Caller, HouseHere, is_still, require
-from ringfence.api.assigning import assign
+from ringfence.api.assigning import assign, begin_from
 from ringfence.api.feed import Interest
 from ringfence.api.forms.shape import Answered, Because, Done, Limit, PageOf, RunPath, TeamQuery, json_of, page
-from ringfence.api.forms.tasks import Caps, NewTask, RunOut, Said, TaskOpened
+from ringfence.api.forms.tasks import Caps, FromStep, NewTask, RunOut, Said, TaskOpened
 from ringfence.api.house import House
 from ringfence.api.once import KeyHere
 from ringfence.api.problems import Unseen, documented
@@ -205,6 +205,21 @@ async def run_events(
     record = await house.store.read(lambda c: reading.seen_run(c, identity, run))
     interest = Interest(Reach(frozenset({record.team})) if record.team else Reach(is_everywhere=True), run)
     return stream(house.feed, interest, after=last_event_id, still_may=lambda: is_still(request, house, identity))
+
+
+@router.post("/runs/{run}/branches", status_code=201, responses=documented(403, 404, 409))
+async def branch(
+    request: Request, house: HouseHere, identity: Caller, key: KeyHere, run: RunPath, given: FromStep
+) -> TaskOpened:
+    """Fork a run from one of its steps, or try one that has ended again, as a new run of your own."""
+    await may_steer(request, house, identity, run, Permission.ASSIGN)
+    before = await house.store.write(lambda tx: key.answered(tx, identity))
+    if before is not None:
+        return TaskOpened.model_validate(before)
+    begun = await begin_from(house, identity, RunId(run), given, key=key.text)
+    answer = TaskOpened(task=begun.task, run=begun.id)
+    await house.store.write(lambda tx: key.once(tx, identity, lambda _: json_of(answer)))
+    return answer
 
 
 @router.post("/runs/{run}/messages", status_code=201, responses=documented(403, 404, 409))

@@ -43,6 +43,7 @@ RULES: dict[str, Rule] = {
     "list_entries": Rule(Permission.READ_ENTRIES, "anywhere"),
     "list_sandboxes": Rule(Permission.OPERATE, "anywhere"),
     "assign_task": Rule(Permission.ASSIGN, "team", TASK),
+    "branch": Rule(Permission.ASSIGN, "team", BECAUSE),
     "show_run": Rule(Permission.READ, "team"),
     "list_steps": Rule(Permission.READ, "team"),
     "show_result": Rule(Permission.READ, "team"),
