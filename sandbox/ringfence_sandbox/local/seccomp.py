@@ -45,7 +45,10 @@ TYPE_MASK = 0xF
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xFFFFFFFF)
 F_SETSIG, PR_SET_PDEATHSIG, SIGCONT = 10, 1, 18
-RULED = ("clone", "unshare", "socket", "socketpair", "ioctl", "personality", "fcntl", "prctl")
+OTHERS = ("prlimit64", "sched_setscheduler", "sched_setparam", "sched_setattr", "setpriority", "ioprio_set")
+"""What changes a process: one of the same user too, such as the server."""
+PRIO_USER, SCHED_RR = 2, 2
+RULED = ("clone", "unshare", "socket", "socketpair", "ioctl", "personality", "fcntl", "prctl", *OTHERS)
 
 
 def program() -> bytes:
@@ -67,6 +70,7 @@ def program() -> bytes:
     for name, at, option in (("fcntl", 1, F_SETSIG), ("prctl", 0, PR_SET_PDEATHSIG)):
         rules.errno(name, errno.EPERM, args=[_low(at, option), _low(at + 1, SIGCONT)])
         rules.allow(name)
+    _other_processes(rules)
     for value in PERSONALITIES:
         rules.allow("personality", args=[_low(0, value)])
     rules.errno("personality", errno.EPERM)
@@ -87,6 +91,24 @@ def _namespaces(rules: Filter) -> None:
     rules.errno("clone", errno.EPERM)
     rules.allow("unshare", args=[_low(0, 0, NEW_NAMESPACES | NEW_TIME_NAMESPACE)])
     rules.errno("unshare", errno.EPERM)
+
+
+def _other_processes(rules: Filter) -> None:
+    """Each changes itself alone: a server without descriptors, or behind all others, makes no patch and holds no limit.
+
+    Threads are told by numbers of their own, so what libraries ask for them (an ordinary or real-time policy) passes.
+    """
+    rules.allow("prlimit64", args=[_low(0, 0)])
+    rules.allow("prlimit64", args=[ArgCmp(2, CmpOp.EQ, 0)])
+    for policy in range(SCHED_RR + 1):
+        rules.allow("sched_setscheduler", args=[_low(1, policy)])
+    for name in ("sched_setscheduler", "sched_setparam", "sched_setattr"):
+        rules.allow(name, args=[_low(0, 0)])
+    for name in ("setpriority", "ioprio_set"):
+        rules.errno(name, errno.EPERM, args=[_low(0, PRIO_USER if name == "setpriority" else PRIO_USER + 1)])
+        rules.allow(name, args=[_low(1, 0)])
+    for name in OTHERS:
+        rules.errno(name, errno.EPERM)
 
 
 def _sockets(rules: Filter) -> None:
