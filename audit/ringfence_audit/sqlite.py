@@ -21,10 +21,12 @@ from ringfence_audit.session import WRITERS_KEPT_S, EvidenceSession, statements
 from ringfence_audit.wakeups import FileWakeups, file_wakeups
 
 _BUSY_S = 30.0
-_WAL_PAGES_SOFT = 256
+_PAGE_BYTES = 8_192
+"""Of a file that is made. Entries of 600 to 1,000 bytes leave a fifth of SQLite's usual 4,096 empty, and 6% of this."""
+_WAL_SOFT_BYTES = 1_000_000
 """1 MB: from here on the keeper moves the WAL into the file while writers go on. So early because a commit that
 overwrites what the WAL held costs half of one that makes it longer: the file system has no new blocks to record."""
-_WAL_PAGES_HARD = 32_000
+_WAL_HARD_BYTES = 128_000_000
 """128 MB: the writer waits for the move, so that a steady load cannot grow the WAL without end."""
 _STORAGE_CODES = frozenset(
     {
@@ -155,12 +157,12 @@ class SqliteDatabase:
 
     def tend(self) -> None:
         try:
-            pages = Path(f"{self._path}-wal").stat().st_size // 4096
+            size_bytes = Path(f"{self._path}-wal").stat().st_size
         except FileNotFoundError:
             return
-        if pages < _WAL_PAGES_SOFT:
+        if size_bytes < _WAL_SOFT_BYTES:
             return
-        mode = "PASSIVE" if pages < _WAL_PAGES_HARD else "RESTART"
+        mode = "PASSIVE" if size_bytes < _WAL_HARD_BYTES else "RESTART"
         with self._writers.connect() as connection:
             connection.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})").all()
             connection.exec_driver_sql(SqliteSession.TEXT["forget_writers"], (WRITERS_KEPT_S,))
@@ -171,6 +173,7 @@ class SqliteDatabase:
 
 
 def _prepare_writer(raw: sqlite3.Connection, _: object) -> None:
+    raw.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     _turn_to_wal(raw)
     raw.execute("PRAGMA synchronous = FULL")
     raw.execute("PRAGMA foreign_keys = ON")

@@ -184,7 +184,7 @@ def test_a_full_disk_stops_writing_and_room_lets_it_go_on(tmp_path: Path) -> Non
 
     with SqlStore(database, signer=signer, blobs=FileBlobs(tmp_path / "log.db-blobs")) as store:
         store.create_schema()
-        database.pages = 150
+        database.pages = 75
         assert asyncio.run(run(store)) == 5
     assert set(names_in(tmp_path / "log.db")) == written
     assert len(written) == 395
