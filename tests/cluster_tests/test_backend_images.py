@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from ringfence_sandbox.contract import Bundle, CallId, Ending, Exec, Limits, SandboxId, SandboxSpec, Write
 from ringfence_sandbox.errors import IsolationUnavailable
+from ringfence_sandbox.kubernetes import kinds
 from ringfence_sandbox.kubernetes.backend import KubernetesBackend
+from ringfence_sandbox.kubernetes.settings import ClusterSettings
+from tests.cluster_tests.conftest import administered
 from tests.cluster_tests.node import Cluster
 from tests.contracts.sandbox.conftest import bundle
 from tests.contracts.sandbox.repositories import apply, clone
@@ -32,6 +36,25 @@ async def test_an_image_that_cannot_be_had_is_named_and_nothing_stays(backend: K
         await backend.create(wanted)
     assert "To fix it" in str(refused.value)
     assert wanted.id not in await backend.sandboxes()
+
+
+async def test_a_runtime_that_the_nodes_do_not_have_is_told_while_they_still_try(
+    cluster: Cluster, settings: ClusterSettings
+) -> None:
+    """The node tries for ever and the pod's status never says so: waiting would end in 20 s here, as "busy"."""
+    name = f"nowhere-{os.urandom(4).hex()}"
+    wanted = replace(spec(settings.image), runtime_class=name)
+    async with administered(cluster, replace(settings, start_timeout_s=20)) as backend:
+        await backend.api.create(
+            {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": "nowhere"}
+        )
+        try:
+            with pytest.raises(IsolationUnavailable, match=r'node cannot start the pod.*"nowhere"') as refused:
+                await backend.create(wanted)
+            assert "To fix it" in str(refused.value)
+        finally:
+            await backend.api.delete(kinds.RUNTIME_CLASS, name)
+        assert wanted.id not in await backend.sandboxes()
 
 
 async def test_an_image_without_libc_shell_or_git_is_a_workspace(

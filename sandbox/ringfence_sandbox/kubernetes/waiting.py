@@ -6,17 +6,21 @@ Every way in which a pod fails to start has one sentence here that says what to 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxBusy, SandboxError, SandboxGone
 from ringfence_sandbox.kubernetes import kinds, names
 from ringfence_sandbox.kubernetes.api import ClusterApi
-from ringfence_sandbox.kubernetes.errors import ClusterUnavailable, Conflict
+from ringfence_sandbox.kubernetes.errors import ClusterUnavailable, Conflict, RequestRefused
 from ringfence_sandbox.kubernetes.json_value import Object, child, objects, text
 
 NEVER = frozenset({"ErrImageNeverPull", "InvalidImageName", "ErrImagePull", "ImagePullBackOff", "ImageInspectError"})
 BROKEN = frozenset({"CreateContainerError", "RunContainerError", "CreateContainerConfigError", "StartError"})
+HOPELESS = re.compile(r"no runtime for|not support user namespaces")
+"""What the node says of a pod that it will try for ever: only its events tell, the pod's status never does."""
+LOOK_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +112,50 @@ def _why(pod: Object, first: Object, main: Object) -> str:
 
 async def until_running(api: ClusterApi, namespace: str, pod: Object, *, timeout_s: float) -> PodView:
     """Wait until the pod's main container runs. Raises what `read` raises, or `SandboxBusy` when time runs out."""
-    last = "nothing was heard of it"
+    heard = [Pending("nothing was heard of it")]
+    running = asyncio.ensure_future(_running(api, namespace, pod, heard))
+    hopeless = asyncio.ensure_future(_hopeless(api, namespace, text(pod, "metadata", "uid")))
     try:
         async with asyncio.timeout(timeout_s):
-            async for state in _states(api, namespace, pod):
-                found = read(state)
-                if isinstance(found, PodView):
-                    return found
-                last = found.why
+            await asyncio.wait((running, hopeless), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        raise hopeless.result()
     except TimeoutError as error:
-        raise SandboxBusy(f"the pod in {namespace} did not start within {timeout_s:g} s: {last}") from error
+        raise SandboxBusy(f"the pod in {namespace} did not start within {timeout_s:g} s: {heard[-1].why}") from error
+    finally:
+        running.cancel()
+        hopeless.cancel()
+        await asyncio.gather(running, hopeless, return_exceptions=True)
+
+
+async def _running(api: ClusterApi, namespace: str, pod: Object, heard: list[Pending]) -> PodView:
+    """The pod once it runs. `heard` is told what it waits for."""
+    async for state in _states(api, namespace, pod):
+        found = read(state)
+        if isinstance(found, PodView):
+            return found
+        heard[:] = [found]
     raise AssertionError("a watch without an end")
+
+
+async def _hopeless(api: ClusterApi, namespace: str, uid: str) -> IsolationUnavailable:
+    """What the node says where it can never start the pod. Asked rarely: five times in two minutes."""
+    after_s = LOOK_AFTER_S
+    while True:
+        await asyncio.sleep(after_s)
+        after_s *= 2
+        try:
+            events = await api.list(kinds.EVENT, namespace=namespace)
+        except (ClusterUnavailable, RequestRefused):
+            continue  # the pod itself is still watched, within the time that it has
+        for event in events:
+            said = text(event, "message")
+            if text(event, "involvedObject", "uid") == uid and HOPELESS.search(said):
+                return IsolationUnavailable(
+                    f"the node cannot start the pod in {namespace}: {said[:400]}",
+                    fix="name a runtime class that the nodes have, or use nodes that offer it and user namespaces",
+                )
 
 
 async def _states(api: ClusterApi, namespace: str, pod: Object) -> AsyncIterator[Object]:
