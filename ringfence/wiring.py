@@ -120,7 +120,9 @@ class Workshop:
         return Runner(self.store, self._equip, worker=worker, progress=progress)
 
     async def _equip(self, record: RunRecord) -> Equipment:
-        """Everything that the run's pinned profile gives it."""
+        """Everything that the run's pinned profile gives it. Raises `Mistake` where its folder is not here."""
+        if record.closing is None and not record.request.is_end:
+            _check_folder(record)
         profile = parse_profile(record.profile_document.encode(), record.profile)
         policy = Policy.compile(profile)
         directory = AccountDirectory(self.store, self.directory)
@@ -253,6 +255,20 @@ def limits_of(profile: Profile) -> Limits:
 def bundle_of(run: RunRecord) -> Bundle:
     """The repository of the run, as it was when the task was assigned."""
     return Bundle(Path(run.workspace["bundle"]), run.base_commit, run.workspace["branch"])
+
+
+def _check_folder(run: RunRecord) -> None:
+    """A run that goes on without its folder would lose its files, or leave later ones where nobody else finds them.
+
+    One that ends needs nothing of it.
+    """
+    bundle = Path(run.workspace["bundle"])
+    if not bundle.is_file():
+        raise Mistake(
+            f"the folder {bundle.parent} of run {run.id} is not complete on this machine",
+            fix="Workers on several machines share RINGFENCE_HOME/runs under the same path: mount it, or restore it "
+            f"from a backup, then `ringfence runs resume {run.id}`",
+        )
 
 
 def _environment_secret(name: str) -> str | None:

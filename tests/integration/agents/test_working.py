@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -18,7 +19,7 @@ from sqlalchemy import select
 from ringfence.errors import Mistake
 from ringfence.workplan import WorkPlan, read_plan
 from ringfence_agents.roster import present, sign_in
-from ringfence_agents.runs import RunState, load
+from ringfence_agents.runs import RunState, WaitsFor, load
 from ringfence_audit.events import Kind
 from ringfence_audit.query import story
 from ringfence_tools.calls import RunId
@@ -138,6 +139,22 @@ def test_a_stop_without_a_worker_ends_what_waits_by_itself(household: Household)
     stopped = household.types("stop", "--all", "--reason", "going home")
     assert stopped.returncode == 0, stopped.stderr
     assert household.read(lambda connection: load(connection, run)).state is RunState.CANCELLED
+
+
+def test_a_machine_without_a_runs_folder_pauses_the_run_and_says_what_to_mount(household: Household) -> None:
+    household.write(lambda tx: sign_in(tx, "elsewhere", at_once=1, driving=0))
+    run = open_run(household)
+    away = household.settings.runs.rename(household.folder / "not-mounted")
+    refused = household.types("runs", "resume", run)
+    assert refused.returncode == 2
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert "share RINGFENCE_HOME/runs" in refused.stderr
+    record = household.read(lambda connection: load(connection, run))
+    assert (record.state, record.waits_for, record.sandbox_id) == (RunState.PARKED, WaitsFor.PAUSE, "")
+    assert not (household.settings.runs / run).exists()
+    shutil.rmtree(household.settings.runs, ignore_errors=True)
+    away.rename(household.settings.runs)
+    assert household.types("runs", "resume", run).returncode == 0
 
 
 def test_a_fork_begins_with_the_files_of_its_step_in_a_sandbox_of_its_own(household: Household) -> None:
