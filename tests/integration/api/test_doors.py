@@ -21,16 +21,14 @@ async def test_a_stranger_sees_nothing_but_the_log_in(world: World) -> None:
         assert answer.json()["code"] == "not_logged_in"
 
 
-async def test_a_wrong_token_is_an_entry_and_is_slowed(world: World) -> None:
+async def test_a_wrong_token_is_refused_and_only_its_first_tries_are_entries(world: World) -> None:
     stranger = world.stranger()
     codes = []
     for _ in range(7):
         answer = await stranger.get("/api/v1/me", headers={"authorization": f"Bearer rf_{'a' * 12}_{'b' * 43}"})
         codes.append(answer.status_code)
-    assert codes[:4] == [401] * 4
-    assert codes[-1] == 429
-    assert "retry-after" in answer.headers
-    assert "person.login token.refused" in await world.kinds()
+    assert codes == [401] * 7
+    assert 1 <= (await world.kinds()).count("person.login token.refused") < 7
 
 
 @pytest.mark.parametrize(
