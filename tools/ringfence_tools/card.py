@@ -131,7 +131,7 @@ def build_card(facts: CardFacts) -> Card:
     found = findings(Evidence(facts.arguments, facts.accesses, reading, changed, seen_hosts=facts.seen_hosts))
     terms = facts.decision.terms or Terms()
     return Card(
-        headline=_headline(facts),
+        headline=_headline(facts, reading),
         needs=needs_of(terms),
         runs=(*lines, *left_out),
         runs_lines=_line_count(text),
@@ -203,12 +203,15 @@ def _reading(facts: CardFacts) -> ShellReading | None:
     return read_shell(command) if facts.tool == "shell" and isinstance(command, str) else None
 
 
-def _headline(facts: CardFacts) -> str:
+def _headline(facts: CardFacts, reading: ShellReading | None) -> str:
     families = sorted({access.family.value.upper() for access in facts.decision.escalating}) or [facts.tool.upper()]
     if Family.NETWORK not in {access.family for access in facts.decision.escalating}:
         return " + ".join(map(visible, families))
-    sends = any(access.attributes.get("sends") for access in facts.decision.escalating)
-    return " + ".join(families) + (" · UPLOAD" if sends else " · read only")
+    if any(access.attributes.get("sends") for access in facts.decision.escalating):
+        return " + ".join(families) + " · UPLOAD"
+    # What a script or an interpreter does with a host is not in the text.
+    is_open = reading is not None and (not reading.is_parsed or reading.scripts or reading.shells_fed)
+    return " + ".join(families) + (" · may send" if is_open else " · read only")
 
 
 def _runs(text: str) -> tuple[list[str], list[str]]:
