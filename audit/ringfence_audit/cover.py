@@ -8,6 +8,7 @@ log without the key has to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -25,21 +26,30 @@ MOMENT = timedelta(seconds=10)
 
 def check_cover(connection: Connection, covered: int, size: int, *, now: datetime) -> None:
     """Judge the entries [covered, size). Raises `Broken`."""
-    taken = Broken(f"no checkpoint covers the entries from {covered} on: checkpoints were taken away", covered)
-    if size - covered > UNCOVERED_LIMIT:
-        raise taken
     first: datetime | None = None
+    for entry in left_by_a_crash(connection, covered, size):
+        if abs(now - entry.time) <= MOMENT:
+            continue
+        first = first or entry.time
+        if abs(entry.time - first) > MOMENT:
+            raise _taken(covered)
+
+
+def left_by_a_crash(connection: Connection, covered: int, size: int) -> Iterator[Entry]:
+    """The entries [covered, size), which a writer that starts may sign. Raises `Broken` where no crash leaves such."""
+    if size - covered > UNCOVERED_LIMIT:
+        raise _taken(covered)
     for position, raw in rows_of(connection, covered, size):
         entry = _parsed(position, raw)
         if entry.kind in SEALED_AT_ONCE:
             raise Broken(
                 "it was committed with a checkpoint, and none covers it: checkpoints were taken away", position
             )
-        if abs(now - entry.time) <= MOMENT:
-            continue
-        first = first or entry.time
-        if abs(entry.time - first) > MOMENT:
-            raise taken
+        yield entry
+
+
+def _taken(covered: int) -> Broken:
+    return Broken(f"no checkpoint covers the entries from {covered} on: checkpoints were taken away", covered)
 
 
 def _parsed(position: int, raw: object) -> Entry:

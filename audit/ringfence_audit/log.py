@@ -16,12 +16,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ringfence_audit.blobs import Blobs
+from ringfence_audit.cover import left_by_a_crash
 from ringfence_audit.database import STORAGE_ERRORS, Appended, Database, Head, Noted, Session, StreamHead
 from ringfence_audit.entries import SEALED_AT_ONCE, Prepared, Preparer, seal
 from ringfence_audit.errors import CommitUnknown, LogUnavailable
 from ringfence_audit.events import Event
 from ringfence_audit.merkle import Edge
 from ringfence_audit.notes import Checkpoint, Signs, sign_checkpoint
+from ringfence_audit.scan import Broken
 from ringfence_audit.session import CATCH_UP
 
 CHECKPOINT_ENTRIES = 1_024
@@ -202,8 +204,20 @@ class Log:
                 self._edge = Edge(head.size, session.edge_rows(head.size))
                 self._set_head(head, session.newest_note())
                 if self.has_uncovered:  # left by a writer that was killed: they are covered with the next commit
+                    self._require_crash(session)
                     self._pending = self._sign(self._edge)
         return session
+
+    def _require_crash(self, session: Session) -> None:
+        """Nothing is signed that somebody without the key may have put in place of what was signed before."""
+        try:
+            for _ in left_by_a_crash(session.connection, self._covered, self._head.size):
+                pass
+        except Broken as broken:
+            where = "" if broken.fault.position is None else f"entry {broken.fault.position}: "
+            raise LogUnavailable(
+                f"{where}{broken.fault.problem}; run verify and restore the log, nothing is written until then"
+            ) from broken
 
     def _catch_up(self, session: Session, streams: Iterable[str]) -> None:
         """Learn in one question what others appended and where these streams end."""

@@ -133,6 +133,20 @@ def test_an_ending_that_was_written_anew_without_the_key_is_broken(tmp_path: Pat
     assert evidence.position == 8
 
 
+def test_no_writer_signs_an_ending_whose_checkpoints_were_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with open_log(path, SIGNER) as store:
+        write(store, run_events("r1", 2))
+        write(store, call_events("r2", 0))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM audit_checkpoints")
+    with open_log(path, SIGNER) as store:
+        with pytest.raises(LogUnavailable, match="checkpoints were taken away; run verify and restore"):
+            write(store, call_events("r3", 0))
+        assert store.newest_checkpoint() is None
+    assert "checkpoints were taken away" in verify_file(path, KEY).text
+
+
 def at_moments(path: Path, *moments: datetime) -> Path:
     """A log whose writer was killed at each moment, before it could sign: no second of the clock ever passes."""
     for number, moment in enumerate(moments):
