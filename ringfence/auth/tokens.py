@@ -95,13 +95,24 @@ def create(
 
 def revoke(tx: Transaction, token: str, *, by: str) -> None:
     """Ends it now, with those that were made by it. Raises `PersonUnknown` where it is not live."""
+    if not _end(tx, token, by=by):
+        raise PersonUnknown(f"there is no live token {token[:20]}", fix="List those there are")
+    # Not by recursion: whoever holds a token can make a chain of any length, and must not be safe behind it.
+    pending = [token]
+    while pending:
+        maker = pending.pop()
+        made = select(tokens.c.id).where(tokens.c.created_by == f"token:{maker}", tokens.c.revoked_at.is_(None))
+        for row in tx.connection.execute(made).all():
+            _end(tx, row.id, by=by)
+            pending.append(row.id)
+
+
+def _end(tx: Transaction, token: str, *, by: str) -> bool:
     where = (tokens.c.id == token) & tokens.c.revoked_at.is_(None)
     if not tx.connection.execute(update(tokens).where(where).values(revoked_at=micros(tx.now))).rowcount:
-        raise PersonUnknown(f"there is no live token {token[:20]}", fix="List those there are")
+        return False
     tx.record(Event(Kind.LOGIN, by, {"what": "token.revoked", "token": token}))
-    made = select(tokens.c.id).where(tokens.c.created_by == f"token:{token}", tokens.c.revoked_at.is_(None))
-    for row in tx.connection.execute(made).all():
-        revoke(tx, row.id, by=by)
+    return True
 
 
 def get(connection: Connection, token: str) -> Token | None:

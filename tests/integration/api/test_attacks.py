@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from ringfence.api.feed import Interest
 from ringfence.api.streams import events
-from ringfence.auth import attempts, people
+from ringfence.auth import attempts, people, tokens
 from ringfence.auth.errors import AuthError, LinkInvalid
 from ringfence.auth.identity import GroupPlace, Membership, Reach
 from ringfence.auth.roles import Permission, Role
@@ -94,6 +94,23 @@ async def test_logging_out_with_a_token_ends_it(world: World) -> None:
     program = await world.program("ben")
     assert (await program.post("/api/v1/logout")).status_code == 200
     assert (await program.get("/api/v1/me")).status_code == 401
+
+
+async def test_a_long_chain_of_tokens_keeps_none_of_them_from_being_revoked(world: World) -> None:
+    def chain(tx: Transaction) -> list[str]:
+        made = [""]
+        for _ in range(1_200):
+            text = tokens.create(
+                tx, "ben", by="system:test", scopes=[Permission.READ], label="x", days=1, maker=made[-1]
+            )
+            made.append(text.id)
+        return made[1:]
+
+    made = await world.store.write(chain)
+    await world.store.write(lambda tx: tokens.revoke(tx, made[0], by="system:test"))
+    last = await world.store.read(lambda connection: tokens.get(connection, made[-1]))
+    assert last is not None
+    assert not last.is_live(world.house.now_us())
 
 
 async def test_a_token_makes_none_that_outlives_it(world: World) -> None:
