@@ -235,7 +235,7 @@ class Patch:
     `watched`: files of the workspace's `.git` (settings, hooks) that changed since the load, by the sandbox's word. No
     patch carries them; a person should know. `left_out`: what changed in the workspace and no patch carries (names that
     git keeps for itself, paths longer than any call takes, more than 128 MiB, a submodule's content). A hundred of each
-    are named at most, cut to 300 characters.
+    at most, cut to 300 characters; the last says how many more there are.
     """
 
     data: bytes

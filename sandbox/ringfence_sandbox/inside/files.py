@@ -142,8 +142,13 @@ def listing(path: str, workspace: str, state: str, depth: int, limit: int, emit:
 
 
 def told(paths: Iterable[str]) -> list[str]:
-    """Paths to be read by people, sorted: at most a hundred, each cut to what fits into a header beside the others."""
-    return [printable(path)[:NAME_LIMIT] for path in sorted(paths)[:NAMES_LIMIT]]
+    """Paths to be read by people, sorted: at most a hundred lines, each cut to what fits into a header beside the
+    others; the last one counts those that are not named."""
+    found = sorted(paths)
+    shown = [printable(path)[:NAME_LIMIT] for path in found[:NAMES_LIMIT]]
+    if len(found) > NAMES_LIMIT:
+        shown[-1] = "and %d more" % (len(found) - NAMES_LIMIT + 1)
+    return shown
 
 
 def emit_items(items: list[Json], emit: Emit, final: Header) -> None:
