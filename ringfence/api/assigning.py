@@ -28,14 +28,9 @@ async def assign(house: House, identity: Identity, given: NewTask, *, key: str =
     """Open the task. With an idempotency `key` its run's id follows from sender and key, so that a second request
     finds the first one's run. Raises what `open_order` raises, and `Refused` where nothing can be assigned here.
     """
-    run = _run_of(identity, key) if key else RunId(fresh_id("r"))
-    if key:
-        try:
-            before = await house.store.read(lambda connection: load(connection, run))
-        except RunNotFound:
-            pass
-        else:
-            return before
+    run, before = await _begun(house, identity, key)
+    if before is not None:
+        return before
     if house.workshop is None:
         raise Refused("this process assigns no tasks", fix="Ask another, or start one with `ringfence serve`")
     order = Order(
@@ -56,14 +51,9 @@ async def assign(house: House, identity: Identity, given: NewTask, *, key: str =
 
 async def begin_from(house: House, identity: Identity, source: RunId, given: FromStep, *, key: str = "") -> RunRecord:
     """Open a fork (or a retry) of a run that the caller may see and assign for. Raises what `open_branch` raises."""
-    run = _run_of(identity, key) if key else RunId(fresh_id("r"))
-    if key:
-        try:
-            before = await house.store.read(lambda connection: load(connection, run))
-        except RunNotFound:
-            pass
-        else:
-            return before
+    run, before = await _begun(house, identity, key)
+    if before is not None:
+        return before
     try:
         opened = await open_branch(
             house.store,
@@ -79,6 +69,17 @@ async def begin_from(house: House, identity: Identity, source: RunId, given: Fro
     except FileExistsError as error:
         raise Unavailable("this request is being carried out already", fix="Ask again in a moment") from error
     return await house.store.read(lambda connection: load(connection, opened))
+
+
+async def _begun(house: House, identity: Identity, key: str) -> tuple[RunId, RunRecord | None]:
+    """The id for what the request is to begin, and the run of that id where the same request has begun it before."""
+    if not key:
+        return RunId(fresh_id("r")), None
+    run = _run_of(identity, key)
+    try:
+        return run, await house.store.read(lambda connection: load(connection, run))
+    except RunNotFound:
+        return run, None
 
 
 def _run_of(identity: Identity, key: str) -> RunId:
