@@ -18,6 +18,10 @@ rules:
 """
 
 
+def effect_of(command: str, profile: bytes) -> Effect:
+    return Policy.compile(parse_profile(profile, "t")).decide("shell", accesses_of_shell(command)).effect
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -30,13 +34,11 @@ rules:
     ],
 )
 def test_a_command_that_is_changed_by_what_stands_around_it_asks(command: str) -> None:
-    policy = Policy.compile(parse_profile(PROFILE, "t"))
-    assert policy.decide("shell", accesses_of_shell(command)).effect is Effect.ESCALATE
+    assert effect_of(command, PROFILE) is Effect.ESCALATE
 
 
 def test_the_command_itself_is_allowed() -> None:
-    policy = Policy.compile(parse_profile(PROFILE, "t"))
-    assert policy.decide("shell", accesses_of_shell("git status")).effect is Effect.ALLOW
+    assert effect_of("git status", PROFILE) is Effect.ALLOW
 
 
 LOOSE = b"""\
@@ -68,8 +70,7 @@ rules:
     ],
 )
 def test_a_command_in_a_value_that_bash_evaluates_asks(command: str) -> None:
-    policy = Policy.compile(parse_profile(LOOSE, "t"))
-    assert policy.decide("shell", accesses_of_shell(command)).effect is Effect.ESCALATE
+    assert effect_of(command, LOOSE) is Effect.ESCALATE
 
 
 @pytest.mark.parametrize(
@@ -87,8 +88,7 @@ def test_a_command_in_a_value_that_bash_evaluates_asks(command: str) -> None:
     ],
 )
 def test_another_program_under_an_allowed_name_asks(command: str) -> None:
-    policy = Policy.compile(parse_profile(LOOSE, "t"))
-    assert policy.decide("shell", accesses_of_shell(command)).effect is Effect.ESCALATE
+    assert effect_of(command, LOOSE) is Effect.ESCALATE
 
 
 @pytest.mark.parametrize(
@@ -104,5 +104,4 @@ def test_another_program_under_an_allowed_name_asks(command: str) -> None:
     ],
 )
 def test_what_people_write_every_day_is_read(command: str) -> None:
-    policy = Policy.compile(parse_profile(LOOSE, "t"))
-    assert policy.decide("shell", accesses_of_shell(command)).effect is Effect.ALLOW
+    assert effect_of(command, LOOSE) is Effect.ALLOW
