@@ -146,7 +146,7 @@ async def _speaking(place: Place) -> AsyncIterator[tuple[asyncio.StreamReader, a
     )
     if process.stdin is None or process.stdout is None or process.stderr is None:
         raise WorkspaceRefused("ssh could not be spoken with")
-    complaint = asyncio.ensure_future(process.stderr.read(SAID_LIMIT_BYTES))
+    complaint = asyncio.ensure_future(_read_whole(process.stderr))
     try:
         yield process.stdout, process.stdin
     except (asyncio.IncompleteReadError, ConnectionError) as error:
@@ -162,6 +162,14 @@ async def _speaking(place: Place) -> AsyncIterator[tuple[asyncio.StreamReader, a
                 os.killpg(process.pid, signal.SIGKILL)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.communicate(), 5)
+
+
+async def _read_whole(stream: asyncio.StreamReader) -> bytes:
+    """All that comes until its end, of which the first part is kept: one read would be one piece of it."""
+    kept = b""
+    while piece := await stream.read(_PIECE):
+        kept += piece[: SAID_LIMIT_BYTES - len(kept)]
+    return kept
 
 
 def _why(said: Sequence[str], place: Place) -> str:

@@ -92,6 +92,7 @@ def test_what_a_url_names_is_never_an_option_and_never_a_second_command() -> Non
     ("script", "says"),
     [
         ("echo 'Host key verification failed.' >&2; exit 255", "connect once"),
+        ("echo 'No host key is known.' >&2; sleep 0.3; echo 'Host key verification failed.' >&2", "connect once"),
         ("echo 'git@host: Permission denied (publickey).' >&2; exit 255", "ssh-add"),
         ("echo Welcome to our appliance", "does not answer as a git server"),
         ("printf '0000'", "no commit"),
