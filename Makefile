@@ -31,12 +31,13 @@ demo: $(INSTALLED)
 demo-kubernetes: $(INSTALLED)
 	@$(BIN)/python -m tests.cluster_tests.demo
 
-# What shares nothing but the machine runs two at a time; clusters, browsers and what is killed at a chosen moment do not.
+# What shares nothing but the machine runs two at a time. Browsers and what is killed at a chosen moment run one after
+# another, and so does what needs the one cluster, beside them.
 PAIRED := tests/lints tests/unit tests/contracts $(addprefix tests/integration/,agents audit database egress tools)
 
 test: $(TESTED)
 	$(BIN)/python -m pytest -m "not bench and not slow" -n 2 --dist worksteal $(PAIRED)
-	$(BIN)/python -m pytest -m "not bench and not slow" $(addprefix --ignore=,$(PAIRED))
+	$(BIN)/python -m pytest -m "not bench and not slow" -n 2 --dist loadscope $(addprefix --ignore=,$(PAIRED))
 
 # The same and what takes minutes by itself: each command of docs/kubernetes.md, sweeps of every page in a browser.
 test-all: $(TESTED)
