@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from ringfence.api import reading
-from ringfence.api.access import HouseHere
+from ringfence.api.access import HouseHere, require
 from ringfence.api.coverage import Coverage, coverage_of
 from ringfence.api.deciding import cast, may_cast, open_finding, opened, permission_for
 from ringfence.api.forms.cards import NewVote
@@ -68,6 +68,11 @@ class Pane:
         return tuple(n for n in range(1, len(self.card.findings) + 1) if n not in self.opened)
 
     @property
+    def is_locking(self) -> bool:
+        """Whether findings are opened one by one: only where this person's approval could follow."""
+        return self.is_open and self.may_approve
+
+    @property
     def is_unlocked(self) -> bool:
         return self.is_mine and self.may_approve and not self.unopened and self.is_as_shown
 
@@ -88,12 +93,19 @@ async def card(
 
 @router.post("/inbox/{number}/findings/{finding}")
 async def open_one(
-    house: HouseHere, visitor: Visitor, number: Number, finding: Annotated[int, Path(ge=1, le=1000)]
+    request: Request,
+    house: HouseHere,
+    visitor: Visitor,
+    number: Number,
+    finding: Annotated[int, Path(ge=1, le=1000)],
 ) -> RedirectResponse:
+    """Reading a finding is a step of deciding: it is noted for those who may approve, others just see it."""
     waiting = await house.store.read(lambda c: reading.seen_escalation(c, visitor, number))
+    await require(request, visitor, Permission.DECIDE, waiting.team)
     if finding > len(card_of(waiting.escalation).findings):
         raise Unseen("finding")
-    await house.store.write(lambda tx: open_finding(tx, waiting.escalation, visitor, finding))
+    if waiting.escalation.is_open(house.now_us()):
+        await house.store.write(lambda tx: open_finding(tx, waiting.escalation, visitor, finding))
     return see(f"/inbox/{number}#finding-{finding}")
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+from sqlalchemy import select
+
+from ringfence.api.schema import opened_findings
 from ringfence.auth.roles import Permission
+from ringfence.voting import card_of
 from ringfence_agents.runs import RunState, load
 from ringfence_tools.escalations import EscalationState
 from tests.integration.api.world import HARMLESS, HIDING, QUESTION, SHOP_HARMLESS, World
@@ -80,6 +85,19 @@ async def test_two_keystrokes_approve_a_harmless_card_and_wake_its_run(world: Wo
     assert (await world.card(HARMLESS)).state is EscalationState.APPROVED
     run = await world.store.read(lambda c: load(c, card.key.run))
     assert run.state is RunState.QUEUED
+
+
+@pytest.mark.parametrize("who", ["iris", "ana", "omar", "eve"])
+async def test_who_only_reads_changes_nothing_by_opening_a_finding_and_sees_it_all(world: World, who: str) -> None:
+    reader = await world.person(who)
+    refused = await reader.post(f"/inbox/{HIDING}/findings/1")
+    assert refused.status_code == 403
+    assert await world.store.read(lambda c: c.execute(select(opened_findings)).all()) == []
+    assert (await world.kinds())[0] == "person.login denied"
+    page = (await reader.get(f"/inbox/{HIDING}")).text
+    assert f"/inbox/{HIDING}/findings/" not in page
+    with_details = [one for one in card_of(await world.card(HIDING)).findings if one.details]
+    assert page.count('class="details"') == len(with_details) > 0
 
 
 async def test_findings_opened_one_by_one_unlock_the_approval(world: World) -> None:
