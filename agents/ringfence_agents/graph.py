@@ -16,6 +16,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
+from langsmith import tracing_context
 
 from ringfence_agents.collecting import collect
 from ringfence_agents.drive import Drive
@@ -58,8 +59,14 @@ def build_graph() -> RunGraph:
 async def enter(graph: RunGraph, drive: Drive) -> None:
     """Go as far as the run goes now. What ended it stands in `drive`: closing, the switch, or a wait for people.
 
-    Raises what nodes raise; whatever they had stored by then stands, and entering again goes on from there.
+    Raises what nodes raise; whatever they had stored by then stands, and entering again goes on from there. What the
+    environment asks LangGraph to report elsewhere (`LANGSMITH_TRACING`) is not: it would pass neither gate nor log.
     """
+    with tracing_context(enabled=False):
+        await _enter_until_it_waits(graph, drive)
+
+
+async def _enter_until_it_waits(graph: RunGraph, drive: Drive) -> None:
     while drive.switch.stop is None:
         record = drive.record
         start = await drive.store.write(lambda tx: todo(tx.connection, record, micros(tx.now)))  # noqa: B023
