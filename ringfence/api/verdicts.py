@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ringfence.itself import itself
 from ringfence.settings import Settings
 
 WITHIN_S = 1800.0
@@ -64,7 +64,7 @@ def check_in_process(settings: Settings) -> Check:
 
     async def check() -> LogVerdict:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ringfence", "audit", "verify", "--json",
+            *itself("audit", "verify", "--json"),
             env={**os.environ, "RINGFENCE_HOME": str(settings.home), "RINGFENCE_CONFIG": str(settings.config)},
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip

@@ -135,8 +135,8 @@ async def drive_and_show(
 
 def _detach(session: Session, run: RunId) -> None:
     import subprocess
-    import sys
 
+    from ringfence.itself import itself
     from ringfence.session import now_us
     from ringfence_agents.roster import present
 
@@ -146,7 +146,7 @@ def _detach(session: Session, run: RunId) -> None:
     target = Path(session.settings.runs / run / "output.jsonl")
     with target.open("ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", "ringfence", "runs", "resume", run, "--wait", "--json"],
+            itself("runs", "resume", run, "--wait", "--json"),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -61,7 +61,7 @@ def _called() -> str:
         return "ringfence"
     is_module = sys.argv[0].endswith(".py")
     program = sys.executable if is_module else sys.argv[0]
-    return min(program, os.path.relpath(program), key=len) + (" -m ringfence" if is_module else "")
+    return min(program, os.path.relpath(program), key=len) + (" -P -m ringfence" if is_module else "")
 
 
 def _title(output: Output, text: str) -> None:

@@ -83,7 +83,7 @@ def unavailable(lacking: Sequence[Layer]) -> IsolationUnavailable:
         said += f"; also {', '.join(others[:NAMED])}{rest}"
     step = f"{cause.fix}; " if cause is not None and cause.fix else ""
     general = (
-        f"`{sys.executable} -m ringfence doctor --prove` tries everything again; "
+        f"`{sys.executable} -P -m ringfence doctor --prove` tries everything again; "
         "`sandbox: {reduced: true}` in the profile accepts less, and the run says so"
     )
     return IsolationUnavailable(said, fix=step + general)

@@ -34,7 +34,7 @@ def remedy(said: str, *, proc: Path = Path("/proc")) -> str:
             return IN_CONTAINER
     if any(words in lowered for words in PROC_WORDS):
         return IN_CONTAINER
-    return f"{sys.executable} -m ringfence doctor"
+    return f"{sys.executable} -P -m ringfence doctor"
 
 
 def in_short(said: str) -> str:

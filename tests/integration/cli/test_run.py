@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ringfence.api.verdicts import check_in_process
+from ringfence.settings import Settings
 from ringfence_audit.offline import NotProved, parse_key, verify_export
 from tests.contracts.sandbox.repositories import git
 
@@ -46,18 +48,18 @@ class Person:
         self.transcript.write_text(recorded.replace("@FINANCE@", "/home/finance"))
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "ringfence", *words]
+        return [sys.executable, "-P", "-m", "ringfence", *words]
 
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "RINGFENCE_"))}
         return {**kept, "RINGFENCE_HOME": str(self.home), "RINGFENCE_CONFIG": str(self.home / "config")}
 
-    def types(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = self.command(*words)
+    def types(self, *words: str, where: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120
-        )
+            self.command(*words),
+            env=self.environment, cwd=where, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120,
+        )  # fmt: skip
 
     def run_words(self) -> tuple[str, ...]:
         model = f"replay:{self.transcript}"
@@ -116,6 +118,34 @@ def test_a_hostile_repository_runs_nothing_on_the_host(person: Person, tmp_path:
     mark.unlink(missing_ok=True)
     assert person.types(*person.run_words()).returncode == 0
     assert not mark.exists()
+
+
+async def test_modules_of_a_repository_run_only_within_its_sandbox(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "ran"
+    planted = f"open({str(mark)!r}, 'a').write(__name__)\n"
+    for name in ("typer", "json", "yaml", "sqlalchemy", "langgraph", "ringfence_tools"):
+        (person.repository / f"{name}.py").write_text(planted)
+    (person.repository / "ringfence").mkdir()
+    (person.repository / "ringfence" / "__init__.py").write_text(planted)
+    # Unseen by git, so that the recorded model finds the tree that it knows.
+    (person.repository / ".git" / "info" / "exclude").write_text("*\n")
+    started = person.types(*person.run_words(), "--detach", where=person.repository)
+    assert started.returncode == 0, started.stderr
+    run = str(person.records(started)[0]["run_id"])
+    assert _state_until_ended(person, run) == "finished"
+    monkeypatch.chdir(person.repository)
+    verdict = await check_in_process(Settings(home=person.home, config=person.home / "config"))()
+    assert (verdict.is_intact, mark.exists()) == (True, False)
+
+
+def _state_until_ended(person: Person, run: str) -> str:
+    state = "queued"
+    while state in ("queued", "running", "parked"):
+        listed = person.records(person.types("runs", "list", "--json"))
+        state = next(str(record["state"]) for record in listed if record["run_id"] == run)
+    return state
 
 
 def test_a_task_ends_with_a_patch_that_turns_the_tests_green(person: Person) -> None:
