@@ -62,10 +62,15 @@ def _problem(error: urllib.error.HTTPError) -> RingfenceError:
 
 def waiting(context: Context, *, is_every: bool) -> list[Escalation]:
     """What waits, as `ringfence review list` shows it."""
-    scope = "all" if is_every else "mine"
-    found = _ask(context, f"/inbox?scope={scope}")["items"]
-    assert isinstance(found, list)  # noqa: S101 what our own server answers
-    return sorted((escalation_of(one) for one in found), key=lambda one: one.expires_at)
+    path = f"/inbox?scope={'all' if is_every else 'mine'}&limit=200"
+    found: list[Escalation] = []
+    after: JsonValue = ""
+    while after is not None:
+        answer = _ask(context, f"{path}&after={after}" if after else path)
+        items, after = answer["items"], answer["next"]
+        assert isinstance(items, list)  # noqa: S101 what our own server answers
+        found += [escalation_of(one) for one in items]
+    return sorted(found, key=lambda one: one.expires_at)
 
 
 def card(context: Context, number: EscalationId) -> Escalation:

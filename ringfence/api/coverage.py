@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from ringfence.api.reading import Waiting
-from ringfence_agents.schema import runs
-from ringfence_tools import escalations
-from ringfence_tools.calls import EscalationId, GrantId
-from ringfence_tools.grants import Grant
+from ringfence_tools.calls import GrantId
+from ringfence_tools.grants import Grant, accesses_from_json
 from ringfence_tools.schema import escalations as table
 
 WEEK_US = 7 * 24 * 3600 * 1_000_000
@@ -19,11 +17,15 @@ LOOKED_AT = 200
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """`covered` of `asked` cards of the past week, this one included; `examples` are numbers of some of them."""
+    """`covered` of `asked` cards of the past week, this one included; `examples` are numbers of some of them.
+
+    `is_cut`: there were more in that week, and only the newest were looked at.
+    """
 
     covered: int
     asked: int
     examples: tuple[int, ...]
+    is_cut: bool
 
 
 def coverage_of(connection: Connection, waiting: Waiting, now_us: int) -> Coverage:
@@ -43,13 +45,13 @@ def coverage_of(connection: Connection, waiting: Waiting, now_us: int) -> Covera
         escalation=found.id,
     )
     query = (
-        select(table.c.id)
-        .join(runs, runs.c.id == table.c.run)
-        .where(table.c.opened_at >= now_us - WEEK_US, table.c.kind == "call", runs.c.team == waiting.team)
-        .order_by(table.c.id.desc())
-        .limit(LOOKED_AT)
+        select(table.c.id, table.c.accesses)
+        .where(table.c.team == waiting.team, table.c.opened_at >= now_us - WEEK_US, table.c.kind == "call")
+        .order_by(table.c.opened_at.desc())
+        .limit(LOOKED_AT + 1)
     )
-    ids = [EscalationId(row.id) for row in connection.execute(query)]
-    asked = escalations.by_ids(connection, ids)
-    covered = [one.id for one in asked if one.accesses and all(grant.covers(access) for access in one.accesses)]
-    return Coverage(len(covered), len(asked), tuple(sorted(covered, reverse=True)[:5]))
+    rows = connection.execute(query).all()
+    asked = [(row.id, accesses_from_json(row.accesses)) for row in rows[:LOOKED_AT]]
+    covered = [number for number, held in asked if held and all(grant.covers(access) for access in held)]
+    examples = tuple(sorted(covered, reverse=True)[:5])
+    return Coverage(len(covered), len(asked), examples, is_cut=len(rows) > LOOKED_AT)

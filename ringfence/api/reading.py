@@ -1,7 +1,7 @@
-"""What people see of tasks, runs, cards and grants: queries that never return what the caller's teams do not hold.
+"""What people see of tasks, runs, grants and one card: queries that never return what the caller's teams do not hold.
 
 Pages are keysets: the cursor is the id of the last row of the page before. Lists read only the columns that they show,
-so that a long profile or task text costs nothing.
+so that a long profile or task text costs nothing. Lists of cards are in `waiting`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,17 @@ from ringfence.api.problems import Unseen
 from ringfence.auth.identity import Identity, Reach
 from ringfence.auth.roles import Permission
 from ringfence.models import REPLAY
-from ringfence.voting import is_for
 from ringfence_agents.errors import RunNotFound
 from ringfence_agents.runs import RunRecord, RunState, WaitsFor, load
 from ringfence_agents.schema import runs, tasks
 from ringfence_tools import escalations, grants
 from ringfence_tools.calls import EscalationId, RunId
 from ringfence_tools.errors import NotFound
-from ringfence_tools.escalations import Escalation, EscalationState
+from ringfence_tools.escalations import Escalation
 from ringfence_tools.grants import Grant
-from ringfence_tools.schema import escalations as escalations_table
 from ringfence_tools.schema import grants as grants_table
 
 TEXT_SHOWN = 400
-INBOX_LIMIT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,39 +159,6 @@ def seen_escalation(connection: Connection, identity: Identity, number: int) -> 
     return Waiting(found, record.team, record.task_text)
 
 
-def inbox(connection: Connection, identity: Identity, now_us: int, *, is_mine: bool) -> tuple[Waiting, ...]:
-    """What waits: cards with findings first, then what expires first. `is_mine`: only what this person may decide."""
-    found = []
-    for one in _open_cards(connection, identity.reach(Permission.READ), now_us):
-        may = identity.may(Permission.DECIDE, one.team) or one.escalation.requester == identity.name
-        if is_mine and not (may and is_for(one.escalation, identity.person_in(one.team))):
-            continue
-        found.append(one)
-    return tuple(sorted(found, key=lambda one: (not one.escalation.card.get("findings"), one.escalation.expires_at)))
-
-
-def escalation_page(
-    connection: Connection,
-    reach: Reach,
-    *,
-    state: EscalationState | None = None,
-    run: str | None = None,
-    after: int | None = None,
-    limit: int = 50,
-) -> tuple[Waiting, ...]:
-    """Newest first."""
-    if reach.is_nowhere:
-        return ()
-    query = _cards(reach).order_by(escalations_table.c.id.desc()).limit(limit)
-    if state is not None:
-        query = query.where(escalations_table.c.state == state.value)
-    if run is not None:
-        query = query.where(escalations_table.c.run == run)
-    if after is not None:
-        query = query.where(escalations_table.c.id < after)
-    return _waiting(connection, query)
-
-
 @dataclass(frozen=True, slots=True)
 class HeldGrant:
     grant: Grant
@@ -220,26 +184,6 @@ def grant_page(
 
 def _within(query: Select[tuple[object, ...]], reach: Reach) -> Select[tuple[object, ...]]:
     return query if reach.is_everywhere else query.where(runs.c.team.in_(sorted(reach.teams)))
-
-
-def _cards(reach: Reach) -> Select[tuple[object, ...]]:
-    columns = (escalations_table.c.id, runs.c.team, func.substr(tasks.c.text, 1, TEXT_SHOWN).label("text"))
-    joined = select(*columns).join(runs, runs.c.id == escalations_table.c.run).join(tasks, tasks.c.id == runs.c.task)
-    return _within(joined, reach)
-
-
-def _open_cards(connection: Connection, reach: Reach, now_us: int) -> tuple[Waiting, ...]:
-    if reach.is_nowhere:
-        return ()
-    table = escalations_table
-    is_open = (table.c.state == EscalationState.OPEN.value) & (table.c.expires_at > now_us)
-    return _waiting(connection, _cards(reach).where(is_open).order_by(table.c.expires_at).limit(INBOX_LIMIT))
-
-
-def _waiting(connection: Connection, query: Select[tuple[object, ...]]) -> tuple[Waiting, ...]:
-    rows = connection.execute(query).all()
-    cards = {one.id: one for one in escalations.by_ids(connection, [EscalationId(row.id) for row in rows])}
-    return tuple(Waiting(cards[row.id], row.team, row.text) for row in rows)
 
 
 def model_name(word: str) -> str:

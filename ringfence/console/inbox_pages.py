@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Path, Request
+from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Connection
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from ringfence.api.forms.cards import NewVote
 from ringfence.api.house import House
 from ringfence.api.problems import DOMAIN, Unseen, problem_of
 from ringfence.api.reading import Waiting
+from ringfence.api.waiting import alike_waiting, inbox_page
 from ringfence.auth.identity import Identity
 from ringfence.auth.roles import Permission
 from ringfence.console.visiting import Visitor, see, views_of
@@ -29,11 +31,14 @@ from ringfence_tools.escalations import EscalationState, Vote
 
 router = APIRouter()
 Number = Annotated[int, Path(ge=1, le=2**53)]
+Scope = Literal["mine", "all"]
+After = Annotated[int | None, Query(ge=1, le=2**53)]
+IN_PAGE = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the list; `more` are further cards on the same matter."""
+    """A line of the list; `alike` cards wait on the same matter, this one included."""
 
     number: int
     headline: str
@@ -42,8 +47,26 @@ class Row:
     team: str
     person: str
     expires_at: int
-    matter: str
-    more: tuple[int, ...] = ()
+    alike: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which page of the list stands beside the card."""
+
+    scope: Scope = "mine"
+    after: int | None = None
+
+    @property
+    def query(self) -> str:
+        """For links within the page, with its `?`; empty for the first page of one's own."""
+        kept = {"scope": "" if self.scope == "mine" else self.scope, "after": self.after or ""}
+        words = urlencode({name: value for name, value in kept.items() if value})
+        return f"?{words}" if words else ""
+
+    def next(self, last: int) -> str:
+        """Where the following page is."""
+        return f"/inbox{replace(self, after=last).query}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +102,21 @@ class Pane:
 
 @router.get("/inbox")
 async def inbox(
-    request: Request, house: HouseHere, visitor: Visitor, scope: Literal["mine", "all"] = "mine", done: int = 0
+    request: Request,
+    house: HouseHere,
+    visitor: Visitor,
+    scope: Scope = "mine",
+    after: After = None,
+    done: int = 0,
 ) -> HTMLResponse:
-    return await _page(request, house, visitor, None, scope=scope, done=done)
+    return await _page(request, house, visitor, None, Asked(scope, after), done=done)
 
 
 @router.get("/inbox/{number}")
 async def card(
-    request: Request, house: HouseHere, visitor: Visitor, number: Number, scope: Literal["mine", "all"] = "mine"
+    request: Request, house: HouseHere, visitor: Visitor, number: Number, scope: Scope = "mine", after: After = None
 ) -> HTMLResponse:
-    return await _page(request, house, visitor, number, scope=scope)
+    return await _page(request, house, visitor, number, Asked(scope, after))
 
 
 @router.post("/inbox/{number}/findings/{finding}")
@@ -140,7 +168,7 @@ async def vote(
             raise
         kept = {"guidance": guidance, "arguments": arguments, "text": text}
         return await _page(
-            request, house, visitor, number, scope="mine", error=f"{found.detail}. {found.fix}".rstrip(". ") + ".",
+            request, house, visitor, number, Asked(), error=f"{found.detail}. {found.fix}".rstrip(". ") + ".",
             kept=kept, status=found.status,
         )  # fmt: skip
     return see(f"/inbox?done={number}")
@@ -151,39 +179,39 @@ async def _page(
     house: House,
     visitor: Identity,
     number: int | None,
+    asked: Asked,
     *,
-    scope: Literal["mine", "all"],
     done: int = 0,
     error: str = "",
     kept: dict[str, str] | None = None,
     status: int = 200,
 ) -> HTMLResponse:
     def look(connection: Connection) -> dict[str, object]:
-        waiting = reading.inbox(connection, visitor, house.now_us(), is_mine=scope == "mine")
-        chosen = number if number is not None else (waiting[0].escalation.id if waiting else None)
+        now_us, is_mine = house.now_us(), asked.scope == "mine"
+        waiting = inbox_page(connection, visitor, now_us, is_mine=is_mine, after=asked.after, limit=IN_PAGE + 1)
+        shown = waiting[:IN_PAGE]
+        chosen = number if number is not None else (shown[0].escalation.id if shown else None)
+        matters = sorted({one.escalation.matter for one in shown})
         return {
-            "rows": _rows(waiting),
+            "rows": _rows(shown, alike_waiting(connection, visitor, now_us, matters, is_mine=is_mine)),
+            "older": asked.next(shown[-1].escalation.id) if len(waiting) > IN_PAGE else "",
             "pane": None if chosen is None else _pane(connection, house, visitor, chosen),
             "done": _done(connection, visitor, done) if done else None,
         }
 
     found = await house.store.read(look)
-    values = {**found, "scope": scope, "error": error, "kept": kept or {}, "is_chosen": number is not None}
+    values = {**found, "asked": asked, "error": error, "kept": kept or {}, "is_chosen": number is not None}
     return views_of(request).page(request, "inbox.html", values, identity=visitor, status=status)
 
 
-def _rows(waiting: Sequence[Waiting]) -> list[Row]:
+def _rows(waiting: Sequence[Waiting], alike: Mapping[str, int]) -> list[Row]:
     """One line for each matter, in the order of its first card."""
     rows: dict[str, Row] = {}
     for one in waiting:
-        found, card = one.escalation, card_of(one.escalation)
-        before = rows.get(found.matter)
-        if before is not None:
-            rows[found.matter] = Row(
-                before.number, before.headline, before.first, before.findings, before.team, before.person,
-                before.expires_at, before.matter, (*before.more, found.id),
-            )  # fmt: skip
+        found = one.escalation
+        if found.matter in rows:
             continue
+        card = card_of(found)
         rows[found.matter] = Row(
             number=found.id,
             headline=card.headline,
@@ -192,7 +220,7 @@ def _rows(waiting: Sequence[Waiting]) -> list[Row]:
             team=one.team,
             person=found.requester,
             expires_at=found.expires_at,
-            matter=found.matter,
+            alike=alike.get(found.matter, 1),
         )
     return list(rows.values())
 

@@ -21,7 +21,7 @@ from ringfence_tools.clock import micros
 from ringfence_tools.digest import access_json
 from ringfence_tools.errors import NotFound
 from ringfence_tools.grants import accesses_from_json
-from ringfence_tools.schema import denials, escalations, votes
+from ringfence_tools.schema import asked_groups, denials, escalations, votes
 
 
 class EscalationState(StrEnum):
@@ -90,6 +90,8 @@ class Asking:
     policy_version: str
     agent: str
     requester: str
+    team: str
+    """The team of the run, "" for none."""
     tool: str
     arguments: str
     accesses: tuple[Access, ...]
@@ -122,6 +124,9 @@ def open_or_share(tx: Transaction, asking: Asking, card: Mapping[str, JsonValue]
         "digest": asking.digest,
         "policy_version": asking.policy_version,
         "requester": asking.requester,
+        "team": asking.team,
+        "rank": 0 if card.get("findings") else 1,
+        "four_eyes": int(asking.terms.four_eyes),
         "tool": asking.tool,
         "arguments": asking.arguments,
         "accesses": json.dumps([access_json(access) for access in asking.accesses]),
@@ -132,6 +137,11 @@ def open_or_share(tx: Transaction, asking: Asking, card: Mapping[str, JsonValue]
     }
     inserted = tx.connection.execute(insert(escalations).values(**values).returning(escalations.c.id)).scalar_one()
     escalation = EscalationId(int(inserted))
+    asked = {*asking.terms.any_of, *asking.terms.all_of}
+    if asked:
+        tx.connection.execute(
+            insert(asked_groups), [{"escalation": escalation, "name": name} for name in sorted(asked)]
+        )
     data: dict[str, JsonValue] = {
         "escalation": escalation,
         "kind": asking.kind,

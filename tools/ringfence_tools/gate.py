@@ -248,6 +248,7 @@ class Gate:
             policy_version=decided.policy_version,
             agent=context.agent,
             requester=context.on_behalf_of,
+            team=context.team,
             tool=row.tool,
             arguments=read.canonical,
             accesses=decided.escalating,

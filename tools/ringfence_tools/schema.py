@@ -58,9 +58,36 @@ escalations = Table(
     Column("opened_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
+    Column("team", Text, nullable=False, default="", server_default=""),
+    Column("rank", Integer, nullable=False, default=1, server_default="1"),
+    Column("four_eyes", Integer, nullable=False, default=0, server_default="0"),
 )
 Index("ix_escalations_run_matter", escalations.c.run, escalations.c.matter)
+"""`rank` is the order in which cards are shown: 0 with findings, 1 without. `team`, `rank` and `four_eyes` repeat what
+run, card and terms say, so that lists can be asked for by them."""
 Index("ix_escalations_open", escalations.c.expires_at, sqlite_where=text("state = 'open'"))
+Index(
+    "ix_escalations_waiting",
+    escalations.c.rank,
+    escalations.c.expires_at,
+    escalations.c.id,
+    sqlite_where=text("state = 'open'"),
+    postgresql_where=text("state = 'open'"),
+)
+Index("ix_escalations_matter_opened", escalations.c.matter, escalations.c.opened_at)
+Index("ix_escalations_state", escalations.c.state, escalations.c.id)
+Index("ix_escalations_team", escalations.c.team, escalations.c.id)
+Index("ix_escalations_team_state", escalations.c.team, escalations.c.state, escalations.c.id)
+Index("ix_escalations_team_opened", escalations.c.team, escalations.c.opened_at)
+
+asked_groups = Table(
+    "asked_groups",
+    metadata,
+    Column("escalation", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    PrimaryKeyConstraint("escalation", "name"),
+)
+"""The groups that an escalation's terms name: who sees it among what waits for them. Terms alone decide."""
 
 votes = Table(
     "votes",

@@ -18,6 +18,7 @@ from ringfence.api.house import House
 from ringfence.api.once import KeyHere
 from ringfence.api.problems import Unseen, documented
 from ringfence.api.streams import EVENTS, LastEvent, stream
+from ringfence.api.waiting import escalation_page, inbox_page
 from ringfence.auth.identity import Identity
 from ringfence.auth.roles import Permission
 from ringfence.voting import is_as_shown
@@ -31,11 +32,20 @@ router = APIRouter(tags=["escalations"])
 RunQuery = Annotated[str | None, Query(pattern=r"^[a-z][a-z0-9]{0,23}$", description="Only this run's")]
 
 
-@router.get("/inbox", responses=documented())
-async def inbox(house: HouseHere, identity: Caller, scope: Literal["mine", "all"] = "mine") -> PageOf[EscalationOut]:
+@router.get("/inbox", responses=documented(404))
+async def inbox(
+    house: HouseHere,
+    identity: Caller,
+    scope: Literal["mine", "all"] = "mine",
+    after: Annotated[int | None, Query(ge=1, le=2**53, description="The last card of the page before")] = None,
+    limit: Limit = 50,
+) -> PageOf[EscalationOut]:
     """What waits: cards with findings first, then what expires first. `mine`: what you may decide."""
-    found = await house.store.read(lambda c: reading.inbox(c, identity, house.now_us(), is_mine=scope == "mine"))
-    return PageOf[EscalationOut](items=[EscalationOut.of(one) for one in found], next=None)
+    found = await house.store.read(
+        lambda c: inbox_page(c, identity, house.now_us(), is_mine=scope == "mine", after=after, limit=limit)
+    )
+    last = str(found[-1].escalation.id) if found else None
+    return page([EscalationOut.of(one) for one in found], limit, last)
 
 
 @router.get("/inbox/events", response_class=StreamingResponse, responses={**documented(), **EVENTS})
@@ -58,9 +68,7 @@ async def list_escalations(
 ) -> PageOf[EscalationOut]:
     """Newest first."""
     reach = identity.reach(Permission.READ)
-    found = await house.store.read(
-        lambda c: reading.escalation_page(c, reach, state=state, run=run, after=after, limit=limit)
-    )
+    found = await house.store.read(lambda c: escalation_page(c, reach, state=state, run=run, after=after, limit=limit))
     last = str(found[-1].escalation.id) if found else None
     return page([EscalationOut.of(one) for one in found], limit, last)
 

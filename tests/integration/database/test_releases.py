@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import Connection, select, text, update
 
 from ringfence.auth.schema import people
 from ringfence.database.upgrading import make_ready
 from ringfence.database.version import Standing, standing
 from ringfence_agents.runs import RunState
+from ringfence_agents.schema import runs
 from ringfence_audit.notes import VerifierKey
 from ringfence_audit.port import Transaction
 from ringfence_audit.store import SqlStore
@@ -22,7 +24,7 @@ from ringfence_audit.verify import Verdict, verify
 from ringfence_tools import review
 from ringfence_tools.calls import EscalationId
 from ringfence_tools.escalations import get
-from ringfence_tools.schema import calls
+from ringfence_tools.schema import asked_groups, calls, escalations
 from tests.integration.agents.house import ANA, RUN, House
 from tests.integration.database.releases.parked import FOLDER, house_on, model, signer
 
@@ -82,6 +84,24 @@ async def test_a_step_that_this_release_no_longer_knows_is_named(house: House) -
     assert "of_yesterday" in f"{record.detail} {record.result}"
     assert scripted.asked == [], "the agent is told nothing that did not happen"
     assert house.commands() == []
+
+
+async def test_a_card_that_waits_since_an_earlier_release_is_found_by_its_team_and_groups(house: House) -> None:
+    """The columns that lists are asked by say what run, card and terms of the old row say."""
+
+    def look(connection: Connection) -> None:
+        rows = connection.execute(select(escalations).where(escalations.c.state == "open")).all()
+        assert rows
+        for row in rows:
+            terms, card = json.loads(row.terms), json.loads(row.card)
+            team = connection.execute(select(runs.c.team).where(runs.c.id == row.run)).scalar_one()
+            names = select(asked_groups.c.name).where(asked_groups.c.escalation == row.id)
+            asked = {name for (name,) in connection.execute(names)}
+            assert asked == {*terms["any_of"], *terms["all_of"]}
+            assert (row.team, row.rank) == (team, 0 if card["findings"] else 1)
+            assert row.four_eyes == int(terms["four_eyes"])
+
+    await house.store.read(look)
 
 
 async def test_a_run_parked_under_an_earlier_release_goes_on_under_this_one(house: House) -> None:
