@@ -60,13 +60,26 @@ class TreeReader:
         first = tile * TILE_WIDTH
         if level == 0:
             return tuple(self._leaves(first))
-        below: list[bytes] = []
-        for child in range(first, first + TILE_WIDTH):
+        below = self._roots(level - 1, first)
+        for child in range(first + len(below), first + TILE_WIDTH):
             row = self._tile(level - 1, child)
             if len(row) < TILE_WIDTH:
                 break
             below.append(root_of(row))
         return tuple(below)
+
+    def _roots(self, level: int, first: int) -> list[bytes]:
+        """Roots of the stored tiles from `first` on, without a gap: asked at once, since there may be 255 of them."""
+        where = (tiles.c.level == level) & (tiles.c.position >= first) & (tiles.c.position < first + TILE_WIDTH)
+        rows = self._connection.execute(
+            select(tiles.c.position, tiles.c.hashes).where(where).order_by(tiles.c.position)
+        )
+        roots: list[bytes] = []
+        for position, whole in rows:
+            if position != first + len(roots):
+                break
+            roots.append(root_of([whole[i : i + HASH_SIZE] for i in range(0, len(whole), HASH_SIZE)]))
+        return roots
 
     def _leaves(self, first: int) -> list[bytes]:
         query = select(entries.c.position, entries.c.entry).where(
