@@ -58,7 +58,8 @@ class Workshop:
         self.directory = directory
         self.toolbox: Toolbox = builtin_toolbox()
         self.egress = egress_of(settings)
-        self._local = LocalBackend(settings.sandboxes, egress=self.egress)
+        own = (settings.home, settings.config, settings.key_folder, settings.key_file)
+        self._local = LocalBackend(settings.sandboxes, egress=self.egress, withheld=own)
         self._cluster: Backend | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._filling: asyncio.Task[None] | None = None

@@ -354,7 +354,8 @@ class Sandbox(ABC):
     async def remount(self, mounts: tuple[Mount, ...]) -> None:
         """Replace the granted read-only host trees. May restart the sandbox's processes; files and outcomes stay.
 
-        Raises `IsolationUnavailable` on a backend that cannot show host trees.
+        Raises `PathRefused` for what no sandbox is shown (Ringfence's own state and keys), with nothing changed, and
+        `IsolationUnavailable` on a backend that cannot show host trees.
         """
 
     @abstractmethod

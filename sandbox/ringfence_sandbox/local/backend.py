@@ -23,7 +23,7 @@ from ringfence_sandbox.contract import (
 )
 from ringfence_sandbox.egress import EgressSettings, RunAuthority
 from ringfence_sandbox.egress.resolver import Resolver, SystemResolver
-from ringfence_sandbox.errors import IsolationUnavailable, SandboxError
+from ringfence_sandbox.errors import IsolationUnavailable, PathRefused, SandboxError
 from ringfence_sandbox.inside import wire
 from ringfence_sandbox.inside.journal import boot_id
 from ringfence_sandbox.inside.layers import NAMESPACES
@@ -67,8 +67,9 @@ class Ground:
 class LocalBackend(Backend):
     """`root` holds everything (see `layout`). As root every sandbox gets a real uid of its own; else they share ours.
 
-    `egress` is how this machine reaches the outside. `fence` is for tests that remove one layer to see its probe
-    fail, `resolver` for tests whose internet is on loopback; nothing else passes them.
+    `egress` is how this machine reaches the outside. What lies in `withheld`, the state and the keys of Ringfence, no
+    sandbox is shown, whatever a PATH, a profile or a grant names. `fence` is for tests that remove one layer to see its
+    probe fail, `resolver` for tests whose internet is on loopback; nothing else passes them.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class LocalBackend(Backend):
         root: Path,
         *,
         egress: EgressSettings | None = None,
+        withheld: Sequence[Path] = (),
         fence: bwrap.Fence | None = None,
         resolver: Resolver | None = None,
     ) -> None:
         self._layout = Layout(root)
         self._egress = egress or EgressSettings()
+        self._withheld = (root, *withheld)
         self._resolver = resolver or SystemResolver()
         self._fence = fence or bwrap.Fence()
         self._leases = UidLeases(self._layout.uids)
@@ -158,6 +161,12 @@ class LocalBackend(Backend):
             self._ground.reach.close()
         self._ground = None
 
+    def refuse_own(self, mounts: Sequence[Mount]) -> None:
+        """Raise `PathRefused` for a tree of the host that would show what is Ringfence's own."""
+        found = bwrap.first_within(mounts, self._withheld)
+        if found is not None:
+            raise PathRefused(f"{found[0].source} is not shown to an agent: {found[1]} is Ringfence's own")
+
     async def restart(self, spec: SandboxSpec, egress: EgressGatekeeper | None) -> Launched:
         """The processes of a sandbox anew, over its files, with the mounts of `spec`."""
         uid = self._uid_for(spec.id)
@@ -201,6 +210,11 @@ class LocalBackend(Backend):
 
     async def _launch(self, spec: SandboxSpec, uid: int | None, egress: EgressGatekeeper | None) -> Launched:
         bwrap.refuse_mounts(spec.mounts)
+        try:
+            self.refuse_own(spec.mounts)
+        except PathRefused as error:
+            fix = "name another folder for it in RINGFENCE_HOME or RINGFENCE_CONFIG, or take the tree off the PATH"
+            raise IsolationUnavailable(str(error), fix=f"{fix} or out of the profile") from error
         ground = await self._prepared()
         folder = self._layout.sandbox(spec.id)
         mounts = spec.mounts

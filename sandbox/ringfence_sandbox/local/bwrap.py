@@ -7,7 +7,7 @@ directory that the sandbox can write invites a symbolic link in its place (GHSA-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +107,17 @@ def refuse_mounts(mounts: Sequence[Mount]) -> None:
         is_plain = target.is_absolute() and ".." not in target.parts and len(target.parts) > 1
         if not is_plain or any(target.is_relative_to(place) for place in RESERVED):
             raise SandboxError(f"a tree of the host may not be shown at {target}")
+
+
+def first_within(mounts: Iterable[Mount], withheld: Iterable[Path]) -> tuple[Mount, Path] | None:
+    """The first tree of the host that lies in one of `withheld`, or holds it, and which; links are followed."""
+    kept = [path.resolve() for path in withheld]
+    for mount in mounts:
+        source = mount.source.resolve()
+        for path in kept:
+            if source.is_relative_to(path) or path.is_relative_to(source):
+                return mount, path
+    return None
 
 
 def _is_below_scratch(mount: Mount) -> bool:

@@ -1,7 +1,7 @@
 """What a machine has installed, made usable inside a local sandbox: read-only, and never a person's secrets.
 
 Only toolchains are shown: the folders on the person's PATH, and the prefix that each belongs to where it has the shape
-of one (`bin` beside `lib`). A home directory itself, or anything above one, is never shown.
+of one (`bin` beside `lib`). A home directory itself, whoever's, or anything above one's own is never shown.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ VISIBLE = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
 """Part of every local sandbox already."""
 
 NEVER = ("/", "/home", "/root", "/etc", "/var", "/run", "/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/mnt", "/media")  # noqa: S108 - named to be refused
+OF_HOMES = (".ssh", ".gnupg", ".aws", ".kube", ".docker", ".netrc", ".git-credentials", ".bash_history")
+"""A folder that holds one of these is somebody's home, or as good as one."""
 NAMED = ("JAVA_HOME", "GOROOT")
 
 
@@ -46,7 +48,7 @@ def toolchain_mounts(environment: Mapping[str, str], venv: Path | None) -> HostT
                 shown.append(str(folder))
     extra = {} if active is None else {"VIRTUAL_ENV": str(active)}
     rustup = Path(environment.get("RUSTUP_HOME", home / ".rustup"))
-    if rustup.is_dir() and any(entry.endswith(".cargo/bin") for entry in shown):
+    if rustup.is_dir() and _may_show(rustup, home) and any(entry.endswith(".cargo/bin") for entry in shown):
         trees.append(rustup)
         extra |= {"RUSTUP_HOME": str(rustup), "CARGO_HOME": "/home/agent/.cargo"}
     for name in NAMED:
@@ -104,7 +106,9 @@ def _is_visible(path: Path) -> bool:
 
 def _may_show(tree: Path, home: Path) -> bool:
     real = tree.resolve()
-    return str(real) not in NEVER and not home.resolve().is_relative_to(real) and real.is_dir()
+    if str(real) in NEVER or home.resolve().is_relative_to(real) or not real.is_dir():
+        return False
+    return not any(os.path.lexists(real / name) for name in OF_HOMES)
 
 
 def _outermost(trees: list[Path]) -> Iterator[Path]:

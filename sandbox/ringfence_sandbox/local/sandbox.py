@@ -66,6 +66,7 @@ class LocalSandbox(ServedSandbox):
         return self.connection.is_open
 
     async def remount(self, mounts: tuple[Mount, ...]) -> None:
+        self._backend.refuse_own(mounts)
         if self.is_running:
             await self.suspend()
         # The spec keeps the toolchains; what is granted comes and goes beside them. A granted path that this machine
