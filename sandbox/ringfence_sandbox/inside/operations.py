@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from . import files, processes, wire
+from . import files, wire
 from .server import Refused, integer, text
-from .worker import Answer, Worker
+from .worker import Answer, Worker, ask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FREEZE_WITHIN_S = 0.5
 FILES_WITHIN_S = 1800
+HASHED_WITHIN_S = 120
 INCOMING = "incoming.bundle"
 
 
@@ -142,15 +143,20 @@ def _load(server: Server, channel: Channel, number: int, header: Header, body: b
 
 def _while_frozen(server: Server, channel: Channel, number: int, work: Callable[[Emit], None]) -> None:
     """Work on files while nothing else inside can change them, nor touch what the work uses."""
-    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S, accepts_waiting=True)
-    if stopped is None:
+    held = _still(server)
+    Worker(server, channel, number, work, deadline_s=300, on_done=lambda: _release(server, held))
+
+
+def _still(server: Server) -> set[int]:
+    held = server.stillness.hold(server.runner.own_pids(), within_s=FREEZE_WITHIN_S, accepts_waiting=True)
+    if held is None:
         raise Refused("busy", "the sandbox's processes could not be stopped")
-    Worker(server, channel, number, work, deadline_s=300, on_done=lambda: _thaw(server, stopped))
+    return held
 
 
-def _thaw(server: Server, stopped: set[int]) -> None:
+def _release(server: Server, held: set[int]) -> None:
     if not server.is_final:
-        processes.thaw(stopped)
+        server.stillness.release(held)
 
 
 def _changed(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
@@ -179,11 +185,9 @@ def _pack(server: Server, channel: Channel, number: int, header: Header, body: b
 
         packing.pack(server.settings, emit)
 
-    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S, accepts_waiting=True)
-    if stopped is None:
-        raise Refused("busy", "the sandbox's processes could not be stopped")
+    held = _still(server)
     server.is_final = server.is_final or header.get("stays_frozen") is True
-    Worker(server, channel, number, work, deadline_s=FILES_WITHIN_S, on_done=lambda: _thaw(server, stopped))
+    Worker(server, channel, number, work, deadline_s=FILES_WITHIN_S, on_done=lambda: _release(server, held))
 
 
 def _files_chunk(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
@@ -226,26 +230,43 @@ def exec_sealed(server: Server, channel: Channel, number: int, header: Header, o
         raise Refused("busy", "an approved command is running alone")
     # A keeper is spared from stopping; it must exist before, for a fork to come is not.
     server.runner.prepare()
-    stopped = processes.freeze(server.runner.own_pids(), within_s=FREEZE_WITHIN_S)
-    refusal = ""
-    if stopped is None:
-        refusal = "the sandbox's other processes could not be stopped"
-    for path, digest in sealed.items():
-        if not refusal:
-            refusal = _difference(server, path, str(digest))
-    if refusal:
-        processes.thaw(stopped or set())
-        server.journal.start(order.call)
-        fields: Header = {"ending": "refused", "head": 0, "detail": refusal}
-        server.answer(channel, number, server.journal.finish(order.call, fields, b""))
-        return
+    held = server.stillness.hold(server.runner.own_pids(), within_s=FREEZE_WITHIN_S)
     server.is_sealed = True
+    server.comparing.add(order.call)
 
     def told() -> None:
         server.is_sealed = False
-        processes.thaw(stopped or set())
+        if held is not None:
+            _release(server, held)
 
-    server.launch(channel, number, order, has_stream=bool(header.get("stream")), on_told=told)
+    def compared(refusal: str | None) -> None:
+        is_wanted = order.call in server.comparing
+        server.comparing.discard(order.call)
+        try:
+            if is_wanted and refusal == "":
+                server.launch(channel, number, order, has_stream=bool(header.get("stream")), on_told=told)
+                return
+            told()
+            fields: Header = {"ending": "refused", "head": 0, "detail": refusal or "what was approved cannot be hashed"}
+            if not is_wanted:
+                fields.update(ending="signaled", detail="cancelled")
+            server.journal.start(order.call)
+            server.answer(channel, number, server.journal.finish(order.call, fields, b""))
+        except (Refused, OSError) as error:
+            told()
+            kind = error.kind if isinstance(error, Refused) else "system"
+            channel.send({"id": number, "ok": False, "error": kind, "message": str(error)})
+
+    if held is None:
+        compared("the sandbox's other processes could not be stopped")
+        return
+    # Not here: hashing takes as long as the files are large, and everything else waits for this process.
+    ask(server, lambda: _differences(server, sealed), deadline_s=HASHED_WITHIN_S, done=compared)
+
+
+def _differences(server: Server, sealed: Header) -> str:
+    """The first difference from what was approved, "" for none."""
+    return next((told for told in (_difference(server, path, str(sealed[path])) for path in sealed) if told), "")
 
 
 def _difference(server: Server, path: str, digest: str) -> str:

@@ -161,3 +161,30 @@ def freeze(spared: set[int], *, within_s: float, accepts_waiting: bool = False) 
 def thaw(stopped: set[int]) -> None:
     """Let run again what `freeze` stopped."""
     signal_all(stopped, SIGCONT)
+
+
+class Stillness:
+    """Who needs what to be still, since several may at once: a process runs again when nobody needs it still.
+
+    What something inside stopped by itself is left as it was.
+    """
+
+    def __init__(self) -> None:
+        self._stopped: set[int] = set()
+        self._holds: list[set[int]] = []
+
+    def hold(self, spared: set[int], *, within_s: float, accepts_waiting: bool = False) -> set[int] | None:
+        """Stop every process but `spared`. What is returned is for `release`; None where one would not stop in time."""
+        stopped = freeze(spared, within_s=within_s, accepts_waiting=accepts_waiting)
+        if stopped is None:
+            return None
+        self._stopped |= stopped
+        held = set(table()) - spared
+        self._holds.append(held)
+        return held
+
+    def release(self, held: set[int]) -> None:
+        self._holds = [other for other in self._holds if other is not held]
+        freed = (self._stopped & held).difference(*self._holds)
+        self._stopped -= freed
+        thaw(freed)

@@ -20,6 +20,7 @@ from .journal import Journal, Record
 from .keeper import Request
 from .layers import found as found_layers
 from .loop import READ, Loop
+from .processes import Stillness
 from .settings import Settings
 
 TYPE_CHECKING = False
@@ -59,6 +60,9 @@ class Server:
         self.layers: list[Header] = []
         self.children: dict[int, Callable[[int], None]] = {}
         self.is_sealed = False
+        self.stillness = Stillness()
+        self.comparing: set[str] = set()
+        """Calls whose approved files are being hashed. One that is cancelled meanwhile is taken out."""
         self.is_final = False
         """Everything inside was stopped for good: nothing starts and nothing goes on."""
         self.watch: Watch | None = None
@@ -92,6 +96,7 @@ class Server:
             call = self.running.get(text(header, "call"))
             if call is not None:
                 call.end("signaled", "cancelled")
+            self.comparing.discard(text(header, "call"))
             channel.send({"id": number, "ok": True})
         elif op == "ping":
             channel.send({"id": number, "ok": True})

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Work = Callable[[Emit], None]
 
 
+ANSWER_LIMIT = 64 << 10
+
+
 class Answer(Exception):
     """Raised in a worker to answer with an error of this kind."""
 
@@ -94,6 +97,35 @@ class Worker(Paused):
             self._channel.send(error)
         if self._on_done is not None:
             self._on_done()
+
+
+def ask(server: Server, work: Callable[[], str], *, deadline_s: float, done: Callable[[str | None], None]) -> None:
+    """`done(work())`, worked out in a child; its text must fit into a pipe.
+
+    `done(None)` where no whole answer came in time: something inside may stop the child, or end it.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writing, (work() + "\n").encode("utf-8", "replace"))
+        except Exception as error:  # noqa: BLE001 - a forked child must never unwind into its parent's loop
+            os.write(2, (f"ringfence worker: {error!r}\n").encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    server.runner.workers.add(pid)
+
+    def end(said: bytes) -> None:
+        timer.cancel()
+        server.loop.unwatch(reading)
+        os.close(reading)
+        if pid in server.runner.workers:  # not buried, so the number is still its own
+            processes.signal_all({pid}, processes.SIGKILL)
+        done(said[:-1].decode() if said.endswith(b"\n") else None)
+
+    timer = server.loop.after(deadline_s, lambda: end(b""))
+    server.loop.watch(reading, READ, lambda _: end(os.read(reading, ANSWER_LIMIT)))
 
 
 def _work(work: Work, fd: int) -> NoReturn:

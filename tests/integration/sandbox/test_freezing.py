@@ -84,6 +84,22 @@ async def test_a_process_that_has_the_kernel_wake_it_stays_stopped(box: Box) -> 
     assert await box.says("timeout 1 sleep 5; echo $?") == "124"
 
 
+async def test_a_patch_made_meanwhile_wakes_nothing_beside_an_approved_command(box: Box) -> None:
+    await started(box, HEADLESS)
+    await until(box, "grep -q ready /tmp/said")
+    sealed = {"/workspace/app.py": hashlib.sha256(b"x = 1\n").hexdigest()}
+    command = "echo begun; until [ -e /tmp/go ]; do sleep 0.01; done; " + SECOND_LOOK
+    has_begun = asyncio.Event()
+    action = Exec(box.call(), 1, ("bash", "-c", command), sealed=sealed)
+    running = asyncio.create_task(box.sandbox.perform(action, on_output=lambda _: has_begun.set()))
+    async with asyncio.timeout(15):
+        await has_begun.wait()
+        await box.sandbox.changed()
+        await box.sandbox.perform(Write(box.call(), 1, PurePosixPath("/tmp/go"), b""))
+        assert (await running).head == b"begun\nstill\n"
+    assert await box.says(SECOND_LOOK) == "moving"
+
+
 async def test_a_process_whose_first_thread_has_ended_ends_with_its_tree(box: Box) -> None:
     await box.sandbox.perform(Write(box.call(), 1, PurePosixPath("/tmp/p.py"), HEADLESS.encode()))
     outcome = await box.sh("python3 /tmp/p.py & wait; sleep 60", timeout_s=1.5)
