@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, insert, select, update
 
 from ringfence_agents.errors import RunEnded
+from ringfence_agents.leases import in_order
 from ringfence_agents.model import storable
 from ringfence_agents.runs import Request, RunRecord, RunState, WaitsFor, load
 from ringfence_agents.schema import inbox, runs
@@ -93,10 +94,11 @@ def stop(tx: Transaction, whose: Whose, *, by: str, reason: str, preserve: bool 
     if whose.team:
         chosen.append(runs.c.team == whose.team)
     asked = {"request": request.value, "requested_by": by, "request_reason": reason}
-    tx.connection.execute(update(runs).where(*chosen).values(asked))
+    tx.connection.execute(update(runs).where(in_order(*chosen)).values(asked))
     found = tx.connection.execute(select(runs.c.id, runs.c.on_behalf_of).where(*chosen).order_by(runs.c.id)).all()
     waiting = {**_QUEUED, "detail": "is being stopped"}
-    tx.connection.execute(update(runs).where(*chosen, runs.c.state != RunState.RUNNING.value).values(waiting))
+    idle = in_order(*chosen, runs.c.state != RunState.RUNNING.value)
+    tx.connection.execute(update(runs).where(idle).values(waiting))
     tx.announce()
     data: dict[str, JsonValue] = {"action": "stop", "reason": reason, "preserve": preserve}
     for row in found:
@@ -148,7 +150,7 @@ def change_team_budget(tx: Transaction, team: str, caps: Mapping[Unit, int], *, 
     scope = team_scope(team, tx.now)
     open_budget(tx, scope, caps)
     waiting = (runs.c.team == team) & (runs.c.waits_for == WaitsFor.BUDGET.value)
-    queued = tx.connection.execute(update(runs).where(waiting).values(_QUEUED)).rowcount
+    queued = tx.connection.execute(update(runs).where(in_order(waiting)).values(_QUEUED)).rowcount
     tx.announce()
     named: dict[str, JsonValue] = {unit.value: cap for unit, cap in caps.items()}
     data: dict[str, JsonValue] = {"action": "budget", "scope": scope, "caps": named, "reason": reason}

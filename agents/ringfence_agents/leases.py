@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, exists, func, or_, select, update
 
 from ringfence_agents.errors import RunEnded, RunHeld, RunStopping
 from ringfence_agents.runs import Closing, Request, RunRecord, RunState, SandboxState, WaitsFor, load
@@ -41,6 +41,14 @@ IS_HELD = and_(
     runs.c.id == bindparam("in_run"), runs.c.fence == bindparam("in_fence"), runs.c.worker == bindparam("in_worker")
 )
 """For an update of a run by its holder: where it touches no row, the lease is `lost`. As good as a guard, and first."""
+
+
+def in_order(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition of an update of several runs: the rows are taken by id before any of them is changed.
+
+    Run ids are lower-case letters and digits, which Python and every collation of a database put in the same order.
+    """
+    return runs.c.id.in_(select(runs.c.id).where(*conditions).order_by(runs.c.id).with_for_update())
 
 
 _HELD = Prepared(select(runs.c.id).where(IS_HELD).with_for_update())
@@ -141,7 +149,7 @@ def renew(tx: Transaction, elapsed_ms: Mapping[Lease, int], *, lease_s: int) -> 
     """Renew leases and count the wall time that passed on each; return those that are lost."""
     until = micros(tx.now) + lease_s * 1_000_000
     lost = []
-    for lease, elapsed in elapsed_ms.items():
+    for lease, elapsed in sorted(elapsed_ms.items(), key=lambda item: item[0].run):
         if not _RENEW.change(tx.connection, {**held_by(lease), "until": until, "elapsed": elapsed}):
             lost.append(lease)
     return frozenset(lost)
@@ -240,7 +248,7 @@ def free_dead(tx: Transaction, worker: str) -> int:
     Only for a worker whose process the caller has seen ended; returns how many runs are free now.
     """
     held = and_(runs.c.worker == worker, runs.c.lease_until > 0)
-    return tx.connection.execute(update(runs).where(held).values(lease_until=0)).rowcount
+    return tx.connection.execute(update(runs).where(in_order(held)).values(lease_until=0)).rowcount
 
 
 def shorten(tx: Transaction, *, lease_s: int) -> int:
@@ -253,7 +261,7 @@ def shorten(tx: Transaction, *, lease_s: int) -> int:
     running, waiting = (now + longest_s * 1_000_000 for longest_s in (lease_s, max(lease_s, RELEASE_LEASE_S)))
     longest = case((runs.c.state == RunState.RUNNING.value, running), else_=waiting)
     held = and_(runs.c.worker != "", runs.c.lease_until > longest)
-    return tx.connection.execute(update(runs).where(held).values(lease_until=longest)).rowcount
+    return tx.connection.execute(update(runs).where(in_order(held)).values(lease_until=longest)).rowcount
 
 
 def holders(connection: Connection) -> frozenset[str]:

@@ -189,7 +189,7 @@ _WAITS = and_(runs.c.state == RunState.PARKED.value, runs.c.waits_for == WaitsFo
 
 def decided(connection: Connection, now_us: int) -> tuple[RunId, ...]:
     """Runs that wait for people and have a call that nobody needs to decide any more."""
-    query = select(runs.c.id).where(_WAITS, _DECIDED)
+    query = select(runs.c.id).where(_WAITS, _DECIDED).order_by(runs.c.id)
     return tuple(RunId(row.id) for row in connection.execute(query, {"in_now": now_us}))
 
 
