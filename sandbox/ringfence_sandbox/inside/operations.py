@@ -261,7 +261,7 @@ def exec_sealed(server: Server, channel: Channel, number: int, header: Header, o
         compared("the sandbox's other processes could not be stopped")
         return
     # Not here: hashing takes as long as the files are large, and everything else waits for this process.
-    ask(server, lambda: _differences(server, sealed), deadline_s=HASHED_WITHIN_S, done=compared)
+    ask(server, lambda: _differences(server, sealed), HASHED_WITHIN_S, compared)
 
 
 def _differences(server: Server, sealed: Header) -> str:

@@ -18,10 +18,11 @@ class Settings:
     `git` (its path; absent: the one on PATH) and `git_environment` (of git alone), `limits` (`memory_bytes`,
     `disk_bytes`, `processes`, `open_files`, `file_size_bytes`, `output_bytes`, `tmp_bytes`, `cpus`,
     `disk_reserve_bytes`: what the disk keeps for the machine), `disk_paths` (directories that `disk_bytes` bounds
-    together), `egress_fd` (a Unix socket to hand the listener out by), `is_limited_by_rlimit` (False where a
-    container's runtime holds the limits), `fence` (`linux`, `gvisor` or `container`: which layers there must be, and
-    which probes fit), `host_namespaces` (what /proc/self/ns says outside, to compare with), `is_confined`,
-    `is_hardened` (False only in tests, to see a probe fail).
+    together), `machine_disk` (where those lie on a disk of their own: a path on the machine's), `egress_fd` (a Unix
+    socket to hand the listener out by), `is_limited_by_rlimit` (False where a container's runtime holds the limits),
+    `fence` (`linux`, `gvisor` or `container`: which layers there must be, and which probes fit), `host_namespaces`
+    (what /proc/self/ns says outside, to compare with), `is_confined`, `is_hardened` (False only in tests, to see a
+    probe fail).
     """
 
     def __init__(self, config: Header) -> None:
@@ -33,6 +34,7 @@ class Settings:
         self.hidden = _texts(config, "hidden")
         self.writable = _texts(config, "writable")
         self.disk_paths = _texts(config, "disk_paths")
+        self.machine_disk = _text(config, "machine_disk", "/") if "machine_disk" in config else ""
         self.git = _text(config, "git", "") if "git" in config else "git"
         self.git_environment = {str(k): str(v) for k, v in _object(config, "git_environment").items()}
         self.egress_fd = _number(config, "egress_fd", -1)

@@ -99,8 +99,10 @@ class Worker(Paused):
             self._on_done()
 
 
-def ask(server: Server, work: Callable[[], str], *, deadline_s: float, done: Callable[[str | None], None]) -> None:
-    """`done(work())`, worked out in a child; its text must fit into a pipe.
+def ask(
+    server: Server, work: Callable[[], str], deadline_s: float, done: Callable[[str | None], None]
+) -> Callable[[], None]:
+    """`done(work())`, worked out in a child; its text must fit into a pipe. What is returned gives up at once.
 
     `done(None)` where no whole answer came in time: something inside may stop the child, or end it.
     """
@@ -126,6 +128,7 @@ def ask(server: Server, work: Callable[[], str], *, deadline_s: float, done: Cal
 
     timer = server.loop.after(deadline_s, lambda: end(b""))
     server.loop.watch(reading, READ, lambda _: end(os.read(reading, ANSWER_LIMIT)))
+    return lambda: end(b"")
 
 
 def _work(work: Work, fd: int) -> NoReturn:

@@ -1,0 +1,126 @@
+"""Programs that fill the disk and keep whoever counts from seeing it: none gets far beyond its limit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ringfence_sandbox.contract import Backend, Bundle, Ending, Exec, Limits, SandboxId, SandboxSpec
+from tests.contracts.sandbox.conftest import Box
+
+pytestmark = pytest.mark.sandbox
+
+MIB = 1 << 20
+LIMIT = 60 * MIB
+FAR = 600 * MIB
+LIMITS = Limits(disk_bytes=LIMIT, file_size_bytes=64 * MIB, processes=128, open_files=1024)
+COMMON = """
+import ctypes, mmap, os, signal, socket, struct, sys, time
+PIECE = b"x" * (4 << 20)
+def relatives():
+    found, pid = set(), os.getpid()
+    while pid > 1:
+        found.add(pid)
+        pid = int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1])
+    return found
+def against_counting(number):
+    mine = relatives()
+    if os.fork() == 0:
+        mine.add(os.getpid())
+        while True:
+            for name in os.listdir("/proc"):
+                if name.isdigit() and int(name) not in mine and name != "1":
+                    try: os.kill(int(name), number)
+                    except OSError: pass
+def fill(how, pieces=250):
+    for number in range(pieces):
+        how(number)
+        time.sleep(0.004)
+    time.sleep(30)
+def named(number):
+    with open(f"fill{number}", "wb") as file: file.write(PIECE)
+held = []
+def unnamed(number):
+    held.append(os.open("passing", os.O_RDWR | os.O_CREAT))
+    os.unlink("passing")
+    os.write(held[-1], PIECE)
+def mapped(number):
+    unnamed(number)
+    fd = held.pop()
+    held.append(mmap.mmap(fd, len(PIECE)))
+    os.close(fd)
+"""
+ATTACKS = {
+    "stops who counts": "against_counting(signal.SIGSTOP); fill(named)",
+    "ends who counts": "against_counting(signal.SIGKILL); fill(named)",
+    "keeps a tree growing": """
+for number in range(3):
+    if os.fork() == 0:
+        os.mkdir(f"tree{number}"); os.chdir(f"tree{number}")
+        depth = 0
+        while True:
+            for name in range(40): os.mkdir(str(name))
+            os.chdir("7"); depth += 1
+            if depth == 60: os.chdir("../" * 60); depth = 0; os.rename("7", f"kept{time.monotonic_ns()}")
+fill(named)
+""",
+    "moves away what is not counted yet": """
+os.mkdir("a"); os.mkdir("b")
+libc = ctypes.CDLL(None)
+watch = libc.inotify_init()
+names = {libc.inotify_add_watch(watch, name.encode(), 0x20): name for name in ("a", "b")}  # IN_OPEN
+if os.fork() == 0:
+    while True:
+        opened = names[struct.unpack("iIII", os.read(watch, 4096)[:16])[0]]
+        other = "b" if opened == "a" else "a"
+        for name in os.listdir(other):
+            os.rename(f"{other}/{name}", f"{opened}/{name}")
+def both(number):
+    with open(f"a/{number}", "wb") as file: file.write(PIECE)
+fill(both)
+""",
+    "keeps no name": "fill(unnamed)",
+    "keeps no descriptor": "fill(mapped)",
+    "lets nobody see what it holds": "ctypes.CDLL(None).prctl(4, 0); fill(unnamed)",
+    "closes folders": """
+def closed(number):
+    os.makedirs("closed", exist_ok=True); os.chmod("closed", 0o300)
+    with open(f"closed/{number}", "wb") as file: file.write(PIECE)
+fill(closed)
+""",
+}
+
+
+@pytest.fixture
+async def full(backend: Backend, bundle: Bundle) -> AsyncIterator[Box]:
+    spec = SandboxSpec(SandboxId("full-1"), limits=LIMITS)
+    sandbox = await backend.create(spec)
+    await sandbox.load(bundle)
+    yield Box(backend, spec, sandbox)
+    await backend.destroy(spec.id)
+
+
+def taken_by(box: Box, tmp_path: Path) -> int:
+    folders = [tmp_path / "state" / "sandboxes" / box.spec.id / name for name in ("workspace", "home")]
+    return sum(path.lstat().st_blocks * 512 for folder in folders for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_nobody_fills_the_disk_unseen(attack: str, full: Box, tmp_path: Path) -> None:
+    program = ("python3", "-c", COMMON + ATTACKS[attack])
+    outcome = await full.sandbox.perform(Exec(full.call(), 1, program, timeout_s=25))
+    assert outcome.ending is Ending.LIMIT, outcome
+    assert outcome.detail.startswith("disk"), outcome
+    assert taken_by(full, tmp_path) < FAR
+    assert await full.says("echo alive") == "alive"
+
+
+async def test_no_disk_is_taken_without_writing_it(full: Box) -> None:
+    call = "l = c.CDLL(None, use_errno=True); print(l.fallocate(1, 0, c.c_long(0), c.c_long(9)), c.get_errno())"
+    code = f"import ctypes as c; {call}"
+    assert await full.says(f"python3 -c '{code}' 1<>x; python3 -c '{code}' 1<>x; cat x") == "-1 95"
+    # What programs ask for instead works, if slower.
+    code = 'import os; os.posix_fallocate(os.open("y", os.O_RDWR | os.O_CREAT), 0, 100000)'
+    assert await full.says(f"python3 -c '{code}'; stat -c %s y") == "100000"
