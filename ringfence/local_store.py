@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy.engine import make_url
 
@@ -30,7 +31,8 @@ def open_store(settings: Settings, *, clock: Callable[[], datetime] | None = Non
         _refuse_a_second_key(settings)
     signer = Signer.load_or_create(settings.key_file, LOG_ORIGIN)
     redactor = _redactor(settings)
-    with SqlStore.open(settings.store_url, signer=signer, clock=clock, redactor=redactor) as store:
+    people = partial(Signer.load_or_create, settings.home / "acts.key", f"{LOG_ORIGIN}/people")
+    with SqlStore.open(settings.store_url, signer=signer, clock=clock, redactor=redactor, people=people) as store:
         make_ready(store, may_upgrade=settings.database_url is None)
         if settings.database_url is not None:
             _check_key(store, settings)

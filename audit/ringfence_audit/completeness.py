@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ringfence_audit.counting import Counting, Finding
+from ringfence_audit.dropped import Dropped
 from ringfence_audit.events import JsonValue, Kind
 from ringfence_audit.facts import Entry
 
@@ -47,12 +48,11 @@ class _Intent:
 
 
 class Completeness:
-    """Feed it every entry in order with `take`, then ask `finish`."""
+    """Feed it every entry in order with `take` (`take_dropped` where its body is gone), then ask `finish`."""
 
-    def __init__(self, *, pruned: int = 0) -> None:
-        """`pruned` entries will not be shown, since retention dropped their bodies."""
+    def __init__(self) -> None:
         self.findings: list[Finding] = []
-        self._counting = Counting(self._find, pruned=pruned)
+        self._counting = Counting(self._find)
         self._open: dict[str, _Intent] = {}
         self._done: dict[str, JsonValue] = {}
         self._closed: set[str] = set()
@@ -86,6 +86,10 @@ class Completeness:
                 self._open.pop(entry.call, None)
             case _:
                 pass
+
+    def take_dropped(self, row: Dropped) -> None:
+        """What is kept of the next entry."""
+        self._counting.take_dropped(row)
 
     def finish(self) -> tuple[str, ...]:
         """Judge what can only be judged at the end. Returns the calls that are still under way."""

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from ringfence_audit.counters import STAMP, START, advance, fingerprint, signed_message
+from ringfence_audit.counters import PEOPLE, STAMP, START, advance, fingerprint, signed_message
+from ringfence_audit.dropped import Dropped
 from ringfence_audit.errors import InvalidExport
 from ringfence_audit.events import JsonValue, Kind
 from ringfence_audit.facts import Entry
 from ringfence_audit.notes import VerifierKey
+from ringfence_audit.people import is_of_people
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,35 +40,46 @@ class _Producer:
     position: int = 0
     count: int = 0
     head: bytes = START
-    ahead: dict[int, bytes] = field(default_factory=dict)
+    ahead: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    """Numbers beyond the next one: where they stand, and their marks."""
     claims: dict[int, tuple[int, bytes]] = field(default_factory=dict)
 
 
 class Counting:
-    """Feed it every entry in order with `take`, then `finish`. What does not fit is told to `find`."""
+    """Feed it every entry in order (`take`, `take_dropped`), then `finish`. What does not fit is told to `find`."""
 
-    def __init__(self, find: Callable[[int, str], None], *, pruned: int = 0) -> None:
+    def __init__(self, find: Callable[[int, str], None]) -> None:
         self._find = find
-        self._pruned = pruned
         self._producers: dict[str, _Producer] = {}
+        self._counts_people = False
 
     def take(self, entry: Entry) -> None:
         """The next entry of the log."""
         if STAMP not in entry.data:
-            return
-        if entry.kind == Kind.COUNT:
-            self._count(entry)
+            if self._counts_people and is_of_people(entry):
+                self._find(entry.position, "nobody counted it, and what people do is counted")
+        elif entry.kind == Kind.COUNT:
+            self._count(entry, entry.data, entry.data.get("count"))
         elif entry.kind == Kind.GAP:
             self._gap(entry)
         else:
-            self._follow_number(entry)
+            self._event(entry)
+
+    def take_dropped(self, row: Dropped) -> None:
+        """What is kept of the next entry, whose body retention dropped."""
+        if not isinstance(row.producer, str):
+            return
+        producer = self._producers.setdefault(row.producer, _Producer())
+        producer.position = row.position
+        mark = row.mark if isinstance(row.mark, bytes) else b""
+        self._follow(row.position, row.producer, number=row.number, mark=mark)
 
     def finish(self) -> None:
         """Judge what can only be judged at the end."""
         for name, producer in self._producers.items():
             if producer.ahead:
-                hole = producer.count
-                self._find(producer.position, f"number {hole} of {name} is missing, and no gap accounts for it")
+                after, _ = producer.ahead[min(producer.ahead)]
+                self._find(after, f"number {producer.count} of {name} is missing, and no gap accounts for it")
             elif producer.claims:
                 last = max(producer.claims)
                 position, _ = producer.claims[last]
@@ -81,54 +94,54 @@ class Counting:
         producer.position = entry.position
         return name, producer
 
-    def _follow_number(self, entry: Entry) -> None:
-        number = _mapping(entry.data.get(STAMP)).get("n")
-        found = self._producer(entry)
+    def _event(self, entry: Entry) -> None:
+        stamp = _mapping(entry.data.get(STAMP))
+        found, number = self._producer(entry), stamp.get("n")
         if found is None:
             return
-        name, producer = found
-        if type(number) is not int or number < producer.count or number in producer.ahead:
-            self._find(entry.position, f"number {number if isinstance(number, int) else '?'} of {name} comes twice")
+        name, _ = found
+        if not self._follow(entry.position, name, number=number, mark=fingerprint(entry, name)):
             return
-        producer.ahead[number] = fingerprint(entry.kind, entry.run, entry.call, entry.data)
+        if name.startswith(f"{PEOPLE}:"):
+            self._counts_people = True
+            self._count(entry, stamp, number + 1 if isinstance(number, int) else None)
+
+    def _follow(self, position: int, name: str, *, number: JsonValue, mark: bytes) -> bool:
+        """Whether this number was still to come."""
+        producer = self._producers[name]
+        if type(number) is not int or number < producer.count or number in producer.ahead:
+            self._find(position, f"number {number if isinstance(number, int) else '?'} of {name} comes twice")
+            return False
+        producer.ahead[number] = (position, mark)
         self._move(name, producer)
+        return True
 
     def _move(self, name: str, producer: _Producer) -> None:
         while producer.count in producer.ahead:
-            producer.head = advance(producer.head, producer.ahead.pop(producer.count))
+            producer.head = advance(producer.head, producer.ahead.pop(producer.count)[1])
             producer.count += 1
             claim = producer.claims.pop(producer.count, None)
             if claim is not None and claim[1] != producer.head:
                 self._find(claim[0], f"{name} signed other events than those that are there")
 
-    def _count(self, entry: Entry) -> None:
+    def _count(self, entry: Entry, told: Mapping[str, JsonValue], count: JsonValue) -> None:
+        """What a producer signed: an entry of its own, or the stamp of an act."""
         found = self._producer(entry)
         if found is None:
             return
         name, producer = found
-        count, head = entry.data.get("count"), _hex(entry.data.get("head"))
-        key = entry.data.get("key")
+        head, key = _hex(told.get("head")), told.get("key")
         if type(count) is not int or not isinstance(key, str) or (producer.key and producer.key != key):
             self._find(entry.position, f"the count of {name} has another form or another key than before")
             return
         producer.key = key
-        if not _is_signed(key, entry.data.get("signature"), signed_message(name, count, head)):
+        if not _is_signed(key, told.get("signature"), signed_message(name, count, head)):
             self._find(entry.position, f"the count of {name} is not signed by its key")
         elif count == producer.count:
             if head != producer.head:
                 self._find(entry.position, f"{name} signed other events than those that are there")
-        elif count > producer.count and not self._skip_pruned(producer, count, head):
+        elif count > producer.count:
             producer.claims[count] = (entry.position, head)
-
-    def _skip_pruned(self, producer: _Producer, count: int, head: bytes) -> bool:
-        """Go on from a signed count where no more numbers are missing than retention dropped entries."""
-        missing = count - producer.count - sum(number < count for number in producer.ahead)
-        if missing > self._pruned:
-            return False
-        self._pruned -= missing
-        producer.ahead = {number: mark for number, mark in producer.ahead.items() if number >= count}
-        producer.count, producer.head = count, head
-        return True
 
     def _gap(self, entry: Entry) -> None:
         found = self._producer(entry)
@@ -138,7 +151,7 @@ class Counting:
         name, producer = found
         for number, mark in zip(numbers, marks, strict=False):
             if type(number) is int and number >= producer.count:
-                producer.ahead.setdefault(number, _hex(mark))
+                producer.ahead.setdefault(number, (entry.position, _hex(mark)))
         self._move(name, producer)
 
 

@@ -7,14 +7,16 @@ be made of what is left. Whole runs are dropped, once their last entry is old en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from ringfence_audit.blobs import Blobs
-from ringfence_audit.bodies import original_digest, references
+from ringfence_audit.bodies import Fetch, original_digest, references, restore
+from ringfence_audit.counters import STAMP, fingerprint
+from ringfence_audit.dropped import Dropped, digest_of, ranges_of
 from ringfence_audit.errors import EntryNotFound, Held
 from ringfence_audit.events import SYSTEM_STREAM, Event, JsonValue, Kind
 from ringfence_audit.facts import Entry, parse_entry
@@ -41,10 +43,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Dropping:
-    """What retention may drop: positions with their place, and the large values that nothing else names."""
+    """What retention may drop: what is kept of each entry, and the large values that nothing else names."""
 
     before: datetime
-    places: tuple[tuple[int, str, int], ...]
+    places: tuple[Dropped, ...]
     bodies: tuple[str, ...]
     seen: int = 0
     """The entries from here on came later, and may name those values again."""
@@ -71,8 +73,8 @@ def list_holds(connection: Connection) -> list[Hold]:
     return [Hold(row.name, row.run, row.reason, row.placed_by, row.placed_at) for row in rows]
 
 
-def droppable(connection: Connection, before: datetime) -> Dropping:
-    """What may go: reads the whole log once."""
+def droppable(connection: Connection, before: datetime, *, blobs: Blobs) -> Dropping:
+    """What may go: reads the whole log twice."""
     held = {hold.run for hold in list_holds(connection)}
     covered = connection.execute(select(checkpoints.c.size).order_by(checkpoints.c.size.desc()).limit(1)).scalar() or 0
     limit = covered - covered % TILE_WIDTH
@@ -87,14 +89,14 @@ def droppable(connection: Connection, before: datetime) -> Dropping:
         if entry.kind == Kind.RUN_CLOSED:
             closed.add(entry.run)
     over = {run for run in closed if newest[run] < before} - held
-    places: list[tuple[int, str, int]] = []
+    places: list[Dropped] = []
     named: set[str] = set()
     needed: set[str] = set()
     for entry in _entries(connection):
         is_old = entry.run in over or (entry.run == SYSTEM_STREAM and entry.time < before)
         goes = is_old and entry.position < limit and entry.kind not in KEPT
         if goes:
-            places.append((entry.position, entry.run, entry.n))
+            places.append(_kept_of(entry, lambda digest: blobs.get(digest, connection)))
         (named if goes else needed).update(_bodies(entry))
     return Dropping(before, tuple(places), tuple(sorted(named - needed)), seen)
 
@@ -104,21 +106,21 @@ def drop(tx: Transaction, dropping: Dropping, *, by: str) -> None:
 
     Raises `Held` where a hold was placed since.
     """
-    runs = {run for _, run, _ in dropping.places}
+    runs = {place.stream for place in dropping.places}
     for hold in list_holds(tx.connection):
         if not hold.run or hold.run in runs:
             raise Held(f"{hold.name} was placed meanwhile and holds {hold.run or 'the whole log'}: nothing was dropped")
     if tx.connection.dialect.name == "sqlite":
         tx.connection.exec_driver_sql("PRAGMA secure_delete = ON")
     for places in _chunks(dropping.places):
-        positions = [position for position, _, _ in places]
+        positions = [place.position for place in places]
         tx.connection.execute(update(entries).where(entries.c.position.in_(positions)).values(entry=None))
-        rows = [{"position": position, "stream": stream, "n": n} for position, stream, n in places]
-        tx.connection.execute(insert(pruned), rows)
+        tx.connection.execute(insert(pruned), [place._asdict() for place in places])
     data: dict[str, JsonValue] = {
         "before": dropping.before.isoformat(),
         "count": len(dropping.places),
-        "ranges": [list(pair) for pair in ranges_of(position for position, _, _ in dropping.places)],
+        "ranges": [list(pair) for pair in ranges_of(place.position for place in dropping.places)],
+        "digest": digest_of(dropping.places),
     }
     tx.record(Event(Kind.PRUNE, by, data))
 
@@ -133,23 +135,21 @@ def drop_bodies(connection: Connection, dropping: Dropping, blobs: Blobs) -> Non
             blobs.drop(digest, connection)
 
 
-def ranges_of(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Ascending positions as ranges [first, last]."""
-    first = last = -2
-    for position in positions:
-        if position != last + 1:
-            if first >= 0:
-                yield first, last
-            first = position
-        last = position
-    if first >= 0:
-        yield first, last
-
-
 def _entries(connection: Connection, first: int = 0) -> Iterator[Entry]:
     for position, raw in rows_of(connection, first, 2**53):
         if isinstance(raw, bytes):
             yield parse_entry(position, raw)
+
+
+def _kept_of(entry: Entry, fetch: Fetch) -> Dropped:
+    """Its place, and the number and the mark that its producer gave it, also where these left the entry as a body."""
+    whole = restore(entry.data, fetch)
+    told = entry._replace(data=whole) if isinstance(whole, Mapping) else entry
+    stamp = told.data.get(STAMP)
+    name, number = (stamp.get("id"), stamp.get("n")) if isinstance(stamp, Mapping) else (None, None)
+    if not isinstance(name, str) or not isinstance(number, int):
+        return Dropped(entry.position, entry.run, entry.n)
+    return Dropped(entry.position, entry.run, entry.n, name, number, fingerprint(told, name))
 
 
 def _bodies(entry: Entry) -> set[str]:
@@ -157,6 +157,6 @@ def _bodies(entry: Entry) -> set[str]:
     return {*references(entry.data), *([original] if original else [])}
 
 
-def _chunks(places: Sequence[tuple[int, str, int]]) -> Iterator[Sequence[tuple[int, str, int]]]:
+def _chunks(places: Sequence[Dropped]) -> Iterator[Sequence[Dropped]]:
     for at in range(0, len(places), _AT_ONCE):
         yield places[at : at + _AT_ONCE]

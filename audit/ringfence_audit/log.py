@@ -23,6 +23,7 @@ from ringfence_audit.errors import CommitUnknown, LogUnavailable
 from ringfence_audit.events import Event
 from ringfence_audit.merkle import Edge
 from ringfence_audit.notes import Checkpoint, Signs, sign_checkpoint
+from ringfence_audit.people import PeopleCount
 from ringfence_audit.scan import Broken
 from ringfence_audit.session import CATCH_UP
 
@@ -48,16 +49,21 @@ class Task:
 class OpenTransaction:
     """See `port.Transaction`."""
 
-    __slots__ = ("_preparer", "connection", "is_news", "now", "recorded")
+    __slots__ = ("_people", "_preparer", "connection", "is_news", "now", "recorded")
 
-    def __init__(self, connection: Connection, now: datetime, preparer: Preparer) -> None:
+    def __init__(
+        self, connection: Connection, now: datetime, *, preparer: Preparer, people: PeopleCount | None
+    ) -> None:
         self.connection = connection
         self.now = now
         self.recorded: list[Prepared] = []
         self.is_news = False
         self._preparer = preparer
+        self._people = people
 
     def record(self, event: Event) -> None:
+        if self._people is not None:
+            event = self._people.stamped(event, self.connection)
         self.recorded.append(self._preparer.prepare(event, self.now, self.connection))
 
     def announce(self) -> None:
@@ -97,6 +103,7 @@ class Log:
         signer: Signs,
         preparer: Preparer,
         blobs: Blobs,
+        people: PeopleCount | None,
         clock: Callable[[], datetime],
         ticks: Callable[[], float],
     ) -> None:
@@ -104,6 +111,7 @@ class Log:
         self._signer = signer
         self._preparer = preparer
         self._blobs = blobs
+        self._people = people
         self._clock = clock
         self._ticks = ticks
         self._session: Session | None = None
@@ -257,7 +265,8 @@ class Log:
         recorded: list[Prepared] = []
         is_news = False
         for task in tasks:
-            transaction = OpenTransaction(session.connection, now or self._clock(), self._preparer)
+            moment = now or self._clock()
+            transaction = OpenTransaction(session.connection, moment, preparer=self._preparer, people=self._people)
             if is_careful:
                 session.enter()
             try:

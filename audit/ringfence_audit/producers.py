@@ -100,7 +100,7 @@ class CountedStore:
 
     def stamp(self, event: Event, taken: _Taken) -> Event:
         """The event with the producer's id and its number."""
-        mark = fingerprint(event.kind, event.run, event.call, event.data)
+        mark = fingerprint(event, self.id)
         with self._lock:
             if taken.start is None:
                 taken.start = self._at

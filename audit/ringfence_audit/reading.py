@@ -13,6 +13,7 @@ from ringfence_audit.blobs import BlobDamaged, Blobs
 from ringfence_audit.bodies import original_digest, references, restore
 from ringfence_audit.completeness import Completeness, Recompute
 from ringfence_audit.counting import Finding
+from ringfence_audit.dropped import Dropped, digest_of, rows_between
 from ringfence_audit.entries import NONCE
 from ringfence_audit.errors import InvalidExport
 from ringfence_audit.events import JsonValue, Kind
@@ -20,7 +21,7 @@ from ringfence_audit.facts import Entry, parse_entry
 from ringfence_audit.originals import Box
 from ringfence_audit.scan import Fault, rows_of
 
-_TOLD_IN_DATA = frozenset(kind.value for kind in Kind) - {Kind.EXCHANGE, Kind.COMPACTION, Kind.RUN_OPENED}
+_TOLD_IN_DATA = frozenset(kind.value for kind in Kind) - {Kind.EXCHANGE, Kind.COMPACTION}
 """Kinds whose data `completeness` reads, so that it is put together again where part of it left the entry."""
 
 
@@ -45,23 +46,26 @@ class Digests:
 
 
 class _Reader:
-    def __init__(self, connection: Connection, blobs: Blobs | None, digests: Digests | None, *, pruned: int) -> None:
+    def __init__(self, connection: Connection, blobs: Blobs | None, digests: Digests | None) -> None:
         self._connection = connection
         self._blobs = blobs
         self._recompute = None if digests is None else digests.recompute
         self._originals = None if digests is None else digests.originals
-        self._story = Completeness(pruned=pruned)
+        self._story = Completeness()
         self._absent: set[str] = set()
         self._dropped: set[int] = set()
         self._accounted: set[int] = set()
         self._seen: set[str] = set()
         self._not_recomputable = 0
+        self._rows: Iterator[Dropped] = iter(())
+        self._kept: Dropped | None = None
+        """What is kept of the next entry whose body was dropped."""
 
     def told(self, rows: Iterator[tuple[int, object]]) -> Told:
         fault = None
         for position, raw in rows:
             if raw is None:
-                self._dropped.add(position)
+                self._take_dropped(position)
                 continue
             try:
                 self._take(position, raw)
@@ -81,6 +85,15 @@ class _Reader:
             fault,
         )
 
+    def _take_dropped(self, position: int) -> None:
+        self._dropped.add(position)
+        if self._kept is None or self._kept.position < position:
+            self._rows = rows_between(self._connection, position, 2**53)
+            self._kept = next(self._rows, None)
+        if self._kept is not None and self._kept.position == position:
+            self._story.take_dropped(self._kept)
+            self._kept = next(self._rows, None)
+
     def _take(self, position: int, raw: object) -> None:
         if not isinstance(raw, bytes):
             raise InvalidExport("its bytes are missing")
@@ -96,11 +109,21 @@ class _Reader:
         self._story.take(entry)
 
     def _account(self, entry: Entry) -> None:
-        """What retention says that it dropped before this entry."""
-        ranges = entry.data.get("ranges")
-        for pair in ranges if isinstance(ranges, list) else ():
-            if isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair):
-                self._accounted.update(range(max(pair[0], 0), min(pair[1] + 1, entry.position)))
+        """What retention says that it dropped before this entry, and what it kept of that."""
+        told = entry.data.get("ranges")
+        pairs = [pair for pair in told if isinstance(pair, list) and len(pair) == 2] if isinstance(told, list) else []
+        ranges = [
+            (max(first, 0), min(last, entry.position - 1)) for first, last in pairs if type(first) is type(last) is int
+        ]
+        for first, last in ranges:
+            self._accounted.update(range(first, last + 1))
+        kept = (row for first, last in ranges for row in rows_between(self._connection, first, last))
+        if "digest" not in entry.data:  # dropped before numbers were kept: it excuses none
+            is_kept = all(row.producer is None for row in kept)
+        else:
+            is_kept = digest_of(kept) == entry.data["digest"]
+        if not is_kept:
+            raise InvalidExport("what is kept of the entries that it dropped is not what it says")
 
     def _unaccounted(self) -> Fault | None:
         missing = self._dropped - self._accounted
@@ -139,7 +162,7 @@ class _Reader:
         return opened if isinstance(opened, dict) else None
 
 
-def read_story(connection: Connection, size: int, *, blobs: Blobs | None, pruned: int, digests: Digests | None) -> Told:
+def read_story(connection: Connection, size: int, *, blobs: Blobs | None, digests: Digests | None) -> Told:
     """Read every entry. Raises nothing for hostile content: the first bad entry is the `fault`."""
-    reader = _Reader(connection, blobs, digests, pruned=pruned)
+    reader = _Reader(connection, blobs, digests)
     return reader.told(rows_of(connection, 0, size))

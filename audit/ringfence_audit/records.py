@@ -18,8 +18,21 @@ pruned = Table(
     Column("position", _BIG, primary_key=True, autoincrement=False),
     Column("stream", String(200), nullable=False, index=True),
     Column("n", BigInteger, nullable=False),
+    Column("producer", String(200), nullable=True),
+    Column("number", BigInteger, nullable=True),
+    Column("mark", LargeBinary, nullable=True),
 )
-"""Where an entry whose body retention dropped stood in its stream; its leaf hash is in a tile."""
+"""Where an entry whose body retention dropped stood in its stream; its leaf hash is in a tile. Also what its producer
+counted there (`counters`), so that no other number is excused. The entry that drops them holds a digest of the rows."""
+
+counts = Table(
+    "audit_counts",
+    metadata,
+    Column("producer", String(200), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+)
+"""How far a producer that outlives its processes has come (`people`)."""
 
 holds = Table(
     "audit_holds",

@@ -80,13 +80,13 @@ class Broken(Exception):
 def scan(connection: Connection, start: int, end: int, *, sizes: Sequence[int] = ()) -> Scanned:
     """Read the entries [start, end), where start is a multiple of 256; `sizes` are those of checkpoints."""
     found = Scanned(start, end)
-    dropped = _dropped(connection, start, end)
     wanted: dict[int, list[int]] = {}
     for size in sizes:
         if start < size <= end and size % TILE_WIDTH:
             wanted.setdefault(size // TILE_WIDTH, []).append(size)
     stored = _Tiles(connection)
     try:
+        dropped = _dropped(connection, start, end)
         for tile, rows in _by_tile(connection, start, end):
             leaves = _leaves(tile, rows, found, dropped, stored.at(tile))
             for size in wanted.get(tile, ()):
@@ -243,7 +243,12 @@ def _follow_dropped(segments: dict[bytes, Segment], position: int, stream: bytes
 
 def _dropped(connection: Connection, start: int, end: int) -> dict[int, tuple[bytes, int]]:
     where = (pruned.c.position >= start) & (pruned.c.position < end)
-    return {row.position: (encode(row.stream)[1:-1], row.n) for row in connection.execute(select(pruned).where(where))}
+    found: dict[int, tuple[bytes, int]] = {}
+    for position, stream, n in connection.execute(select(pruned.c.position, pruned.c.stream, pruned.c.n).where(where)):
+        if not isinstance(stream, str) or not isinstance(n, int):
+            raise Broken("what is kept of it is not of the right type", position)
+        found[position] = (encode(stream)[1:-1], n)
+    return found
 
 
 class _Tiles:

@@ -23,6 +23,7 @@ from ringfence_audit.entries import Preparer
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.keys import Signer
 from ringfence_audit.log import Log
+from ringfence_audit.people import PeopleCount
 from ringfence_audit.port import Transaction, Wakeups
 from ringfence_audit.postgres import PostgresDatabase
 from ringfence_audit.redaction import Redactor
@@ -50,6 +51,7 @@ class SqlStore:
         signer: Signer,
         blobs: Blobs,
         redactor: Redactor | None = None,
+        people: PeopleCount | None = None,
         clock: Callable[[], datetime] = system_clock,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,7 +60,7 @@ class SqlStore:
         self.blobs = blobs
         self.redactor = redactor or Redactor()
         preparer = Preparer(self.redactor)
-        log = Log(database, signer=signer, preparer=preparer, blobs=blobs, clock=clock, ticks=ticks)
+        log = Log(database, signer=signer, preparer=preparer, blobs=blobs, people=people, clock=clock, ticks=ticks)
         self._writer = Writer(log, database)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="audit-reader")
         self._writer.start()
@@ -72,14 +74,17 @@ class SqlStore:
         clock: Callable[[], datetime] | None = None,
         redactor: Redactor | None = None,
         blobs: Blobs | None = None,
+        people: Callable[[], Signer] | None = None,
     ) -> SqlStore:
         """Open `sqlite:////absolute/path` or `postgresql://…`. Raises `LogUnavailable` where it cannot be reached.
 
         Without `clock` the time is the database server's, or this machine's where the database is a file.
 
         Without `redactor` the default patterns are redacted. Without `blobs` large bodies lie in files beside a
-        SQLite file (`NAME-blobs/`), and in the database on PostgreSQL.
+        SQLite file (`NAME-blobs/`), and in the database on PostgreSQL. `people` gives the key, never the log's, that
+        what people do is counted and signed with; without it that is not counted.
         """
+        acts = None if people is None else PeopleCount(people)
         try:
             parsed = make_url(url)
         except (ArgumentError, ValueError) as error:
@@ -89,12 +94,13 @@ class SqlStore:
             server = PostgresDatabase(parsed, is_clock=clock is None)
             _reach(server)
             kept = blobs or DatabaseBlobs()
-            return cls(server, signer=signer, blobs=kept, redactor=redactor, clock=clock or system_clock)
+            return cls(server, signer=signer, blobs=kept, redactor=redactor, people=acts, clock=clock or system_clock)
         if kind != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise LogUnavailable(f"{kind} cannot hold the log: give a sqlite file, or postgresql://…")
         path = Path(parsed.database)
         files = blobs or FileBlobs(path.with_name(f"{path.name}-blobs"))
-        return cls(SqliteDatabase(path), signer=signer, blobs=files, redactor=redactor, clock=clock or system_clock)
+        file = SqliteDatabase(path)
+        return cls(file, signer=signer, blobs=files, redactor=redactor, people=acts, clock=clock or system_clock)
 
     def create_schema(self) -> None:
         """Create every missing table of `schema.metadata`. Safe to repeat and against other processes."""

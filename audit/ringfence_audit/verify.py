@@ -133,8 +133,7 @@ def _verify(
         _check_anchors([*kept, *(change.signed for change in trusted.rotations)], roots)
         story = None
         if not is_evidence_only:
-            pruned = log.pruned
-            story = read_story(connection, size, blobs=blobs, pruned=pruned, digests=digests)
+            story = read_story(connection, size, blobs=blobs, digests=digests)
         if story is None or story.fault is None:
             check_cover(connection, covered, size, now=now)
     except Broken as broken:

@@ -115,7 +115,7 @@ def prune(
         raise Mistake("that lies in the future", fix="Name a day in the past")
     with open_session(is_json=is_json) as session:
         _ask_owner(session)
-        found = session.read(lambda connection: droppable(connection, until))
+        found = session.read(lambda connection: droppable(connection, until, blobs=session.store.blobs))
         if found.places and not is_dry:
             session.write(lambda tx: drop(tx, found, by=session.person.principal))
             session.write(lambda tx: drop_bodies(tx.connection, found, session.store.blobs))

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ringfence_audit.dropped import ranges_of
 from ringfence_audit.errors import EntryNotFound, Held, InvalidEvent
 from ringfence_audit.events import Event, Kind, Personal
 from ringfence_audit.facts import parse_entry
 from ringfence_audit.keys import KeyUnusable, Signer
-from ringfence_audit.life import drop, drop_bodies, droppable, lift_hold, list_holds, place_hold, ranges_of
+from ringfence_audit.life import Dropping, drop, drop_bodies, droppable, lift_hold, list_holds, place_hold
 from ringfence_audit.merkle import leaf_hash, root_from_inclusion
 from ringfence_audit.notes import VerifierKey
 from ringfence_audit.offline import NotProved, parse_key, verify_export
 from ringfence_audit.personal import ERASED, erase, reveal
+from ringfence_audit.producers import CountedStore
 from ringfence_audit.query import Filter, raw_of, show
 from ringfence_audit.rotation import rotate
 from ringfence_audit.store import SqlStore
 from ringfence_audit.tree import TreeReader
 from ringfence_audit.verify import verify_file
+from tests.integration.audit.forging import rewrite
 from tests.integration.audit.logs import ORIGIN, call_events, copy_of, export_lines, run_events, seal, write
 
 SIGNER = Signer.generate(ORIGIN)
@@ -60,15 +65,19 @@ def store(tmp_path: Path, clock: Clock) -> SqlStore:
     return store
 
 
+def may_go(store: SqlStore) -> Dropping:
+    return store.read_now(lambda connection: droppable(connection, BETWEEN, blobs=store.blobs))
+
+
 def prune(store: SqlStore) -> int:
-    found = store.read_now(lambda c: droppable(c, BETWEEN))
+    found = may_go(store)
     if found.places:
         _write(store, lambda tx: drop(tx, found, by="person:ana"))
         _write(store, lambda tx: drop_bodies(tx.connection, found, store.blobs))
     return len(found.places)
 
 
-def _write(store: SqlStore, work: object) -> None:
+def _write(store: SqlStore | CountedStore, work: object) -> None:
     import asyncio
 
     asyncio.run(store.write(work))  # type: ignore[arg-type]  # a lambda over the transaction
@@ -78,25 +87,28 @@ def test_nothing_of_a_held_run_goes_and_nothing_at_all_under_a_whole_hold(store:
     _write(store, lambda tx: place_hold(tx, "case-1", run="", reason="court", by="person:ana"))
     assert prune(store) == 0
     _write(store, lambda tx: place_hold(tx, "case-1", run="r1", reason="court", by="person:ana"))
-    gone = store.read_now(lambda c: droppable(c, BETWEEN))
-    assert {run for _, run, _ in gone.places} == {"r2"}
+    gone = may_go(store)
+    assert {place.stream for place in gone.places} == {"r2"}
     assert [hold.run for hold in store.read_now(list_holds)] == ["r1"]
     with pytest.raises(EntryNotFound):
         _write(store, lambda tx: lift_hold(tx, "absent", reason="x", by="person:ana"))
     _write(store, lambda tx: lift_hold(tx, "case-1", reason="settled", by="person:ana"))
-    assert {run for _, run, _ in store.read_now(lambda c: droppable(c, BETWEEN)).places} == {"r1", "r2"}
+    assert {place.stream for place in may_go(store).places} == {
+        "r1",
+        "r2",
+    }
 
 
 def test_a_hold_placed_while_retention_was_at_work_still_holds(store: SqlStore) -> None:
-    found = store.read_now(lambda c: droppable(c, BETWEEN))
+    found = may_go(store)
     _write(store, lambda tx: place_hold(tx, "case-7", run="r1", reason="a claim", by="person:ana"))
     with pytest.raises(Held, match="case-7"):
         _write(store, lambda tx: drop(tx, found, by="person:ana"))
-    assert all(run != "r1" for _, run, _ in store.read_now(lambda c: droppable(c, BETWEEN)).places)
+    assert all(place.stream != "r1" for place in may_go(store).places)
 
 
 def test_a_large_value_that_was_named_again_meanwhile_is_kept(store: SqlStore) -> None:
-    found = store.read_now(lambda c: droppable(c, BETWEEN))
+    found = may_go(store)
     assert len(found.bodies) == 1
     write(store, [Event(Kind.OUTCOME, "agent:r4", {"text": "shared " * 2_000}, "r4", "r4/0/0")])
     _write(store, lambda tx: drop(tx, found, by="person:ana"))
@@ -142,8 +154,68 @@ def test_bytes_taken_away_without_an_entry_that_says_so_are_found(store: SqlStor
         connection.execute("UPDATE audit_entries SET entry = NULL WHERE position = ?", (position,))
     assert verify_file(copy, KEY).text == f"NOT INTACT: entry {position}: its bytes are missing"
     with closing(sqlite3.connect(copy)) as connection, connection:
-        connection.execute("INSERT INTO audit_pruned VALUES (?, 'open', 0)", (position,))
+        connection.execute("INSERT INTO audit_pruned (position, stream, n) VALUES (?, 'open', 0)", (position,))
     assert "no entry accounts for it" in verify_file(copy, KEY).text
+
+
+@pytest.fixture
+def counted(tmp_path: Path, clock: Clock) -> Path:
+    """A log whose gate counted two runs, of which retention dropped the older one; people are counted too."""
+    path, people = tmp_path / "counted.db", Signer.generate("people.example")
+    with SqlStore.open(f"sqlite:///{path}", signer=SIGNER, clock=clock, people=lambda: people) as store:
+        store.create_schema()
+        gate = CountedStore(store, Signer.generate("gate.example"), role="gate")
+        _write(gate, lambda tx: [tx.record(event) for event in run_events("r1", 300)])
+        clock.now = BETWEEN + timedelta(days=60)
+        _write(gate, lambda tx: [tx.record(event) for event in run_events("r2", 20)])
+        assert prune(store) == 512
+    return path
+
+
+def test_a_counted_log_is_complete_after_retention(counted: Path) -> None:
+    verdict = verify_file(counted, KEY)
+    assert (verdict.is_complete, verdict.pruned, verdict.findings) == (True, 512, ()), verdict.text
+
+
+def test_a_call_cannot_be_dropped_behind_what_retention_dropped(counted: Path) -> None:
+    """512 entries of this gate are gone by right; two more are gone by the hand of who holds the log's key."""
+    rewrite(counted, SIGNER, lambda _, event: None if event["call"] == "r2/7/0" else event)
+    verdict = verify_file(counted, KEY)
+    assert (verdict.is_intact, verdict.is_complete) == (True, False)
+    assert "number 617 of gate:" in verdict.text
+    assert "is missing, and no gap accounts for it" in verdict.text
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_pruned SET number = 617 WHERE position = 100",
+        "UPDATE audit_pruned SET producer = NULL WHERE position = 100",
+        "UPDATE audit_pruned SET mark = zeroblob(32) WHERE position = 100",
+        "UPDATE audit_pruned SET mark = 'text', producer = x'00' WHERE position = 100",
+        "UPDATE audit_pruned SET producer = x'00' WHERE position = 100",
+    ],
+)
+def test_the_excuse_of_a_dropped_entry_cannot_be_given_to_another(counted: Path, statement: str) -> None:
+    with closing(sqlite3.connect(counted)) as database, database:
+        database.execute(statement)
+    verdict = verify_file(counted, KEY)
+    assert not verdict.is_intact
+    assert "what is kept of the entries that it dropped is not what it says" in verdict.text
+
+
+def test_what_was_dropped_before_numbers_were_kept_excuses_none(counted: Path) -> None:
+    def as_before(_: int, event: dict[str, Any]) -> Mapping[str, Any]:
+        if event["kind"] == "audit.prune":
+            del event["data"]["digest"]
+        return event
+
+    rewrite(counted, SIGNER, as_before)
+    assert "is not what it says" in verify_file(counted, KEY).text
+    with closing(sqlite3.connect(counted)) as database, database:
+        database.execute("UPDATE audit_pruned SET producer = NULL, number = NULL, mark = NULL")
+    verdict = verify_file(counted, KEY)
+    assert (verdict.is_intact, verdict.is_complete) == (True, False)
 
 
 def test_ranges_cover_exactly_their_positions() -> None:

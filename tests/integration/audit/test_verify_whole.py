@@ -8,9 +8,11 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from ringfence_audit.counting import Finding
@@ -280,6 +282,88 @@ async def test_a_gap_is_reported_once_the_log_can_be_written_again(tmp_path: Pat
     with closing(sqlite3.connect(tmp_path / "log.db")) as connection:
         query = 'SELECT count(*) FROM audit_entries WHERE CAST(entry AS TEXT) LIKE \'%"kind":"audit.gap"%\''
         assert connection.execute(query).fetchone() == (3,)
+
+
+async def test_what_people_do_is_numbered_over_all_processes(tmp_path: Path) -> None:
+    """Votes come from short processes, one after another and at once; one that fails takes no number."""
+    people = Signer.generate("people.example")
+    url = f"sqlite:///{tmp_path}/log.db"
+    with SqlStore.open(url, signer=SIGNER, people=lambda: people) as store:
+        store.create_schema()
+        with SqlStore.open(url, signer=SIGNER, people=lambda: people) as other:
+            for number in range(4):
+                for each in (store, other):
+                    await each.write(lambda tx, n=number: tx.record(act(n)))  # type: ignore[misc]  # bound per turn
+                with pytest.raises(KeyError):
+                    await store.write(failing)
+    stamps = [stamp for event in events_of(tmp_path / "log.db") if (stamp := event["data"].get("producer"))]
+    assert [stamp["n"] for stamp in stamps] == list(range(8))
+    assert len({stamp["id"] for stamp in stamps}) == 1
+    verdict = verify_file(tmp_path / "log.db", KEY)
+    assert (verdict.is_complete, verdict.findings) == (True, ())
+
+
+def act(number: int) -> Event:
+    return Event(Kind.LOGIN, "person:ana" if number % 2 else "system:auth", {"what": "login", "n": number})
+
+
+def failing(tx: Any) -> None:
+    tx.record(act(1))
+    raise KeyError("mine")
+
+
+def events_of(path: Path) -> list[dict[str, Any]]:
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT entry FROM audit_entries ORDER BY position").fetchall()
+    return [orjson.loads(raw)["event"] for (raw,) in rows]
+
+
+def test_nothing_is_done_for_a_person_whose_act_cannot_be_signed(tmp_path: Path) -> None:
+    path = tmp_path / "acts.key"
+    path.write_bytes(b"no key")
+    path.chmod(0o600)
+    load = partial(Signer.load, path, "people.example")
+    with SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=SIGNER, people=load) as store:
+        store.create_schema()
+        with pytest.raises(LogUnavailable, match="what people do cannot be signed"):
+            write(store, [act(1)])
+        write(store, [Event(Kind.OUTCOME, "agent:r", {}, "r")])
+    assert [event["kind"] for event in events_of(tmp_path / "log.db")] == ["call.outcome"]
+
+
+def test_a_vote_dropped_with_what_it_allowed_is_found(tmp_path: Path) -> None:
+    """By somebody who holds the log's key, and gives the later acts of people their numbers anew."""
+    people, path = Signer.generate("people.example"), tmp_path / "log.db"
+    with SqlStore.open(f"sqlite:///{path}", signer=SIGNER, people=lambda: people) as store:
+        store.create_schema()
+        gate = CountedStore(store, Signer.generate("gate.example"), role="gate")
+        write(store, run_events("r1", 1))
+        asked: dict[str, JsonValue] = {"escalation": 1, "digest": "aa", "terms": {"any_of": ["lead"]}}
+        voted: dict[str, JsonValue] = {"escalation": 1, "digest": "aa", "verdict": "approve", "groups": ["lead"]}
+        counted(gate, [Event(Kind.ESCALATION, "agent:r2", asked, "r2", "r2/1/0", "person:ana")])
+        write(store, [Event(Kind.VOTE, "person:ben", voted, "r2", "r2/1/0")])
+        write(store, [Event(Kind.SETTLED, "person:ben", {**asked, "state": "approved"}, "r2", "r2/1/0")])
+        write(store, run_events("r3", 1))
+    assert verify_file(path, KEY).is_good
+    honest = copy_of(path, tmp_path / "honest.db")
+
+    def without_the_vote(_: int, event: dict[str, Any]) -> Mapping[str, Any] | None:
+        return None if event["kind"] in ("escalation.vote", "escalation.settled") else event
+
+    rewrite(path, SIGNER, without_the_vote)
+    assert "is missing, and no gap accounts for it" in verify_file(path, KEY).text
+
+    def renumbered(_: int, event: dict[str, Any]) -> Mapping[str, Any] | None:
+        kept = without_the_vote(0, event)
+        stamp = event["data"].get("producer", {})
+        if kept is not None and stamp.get("id", "").startswith("people:") and stamp["n"] >= 3:
+            stamp["n"] -= 2
+        return kept
+
+    rewrite(honest, SIGNER, renumbered)
+    verdict = verify_file(honest, KEY)
+    assert verdict.is_complete is False
+    assert "of people:" in verdict.text
 
 
 class _Failing:
