@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -146,11 +147,13 @@ def _egress_address(form: EgressForm | None) -> str:
         ) from error
 
 
-async def open_cluster(settings: Settings, store: Store | None = None) -> KubernetesBackend:
+async def open_cluster(
+    settings: Settings, store: Store | None = None, *, roots: tuple[bytes, ...] = ()
+) -> KubernetesBackend:
     """The backend of this installation's cluster; nothing is sent yet. Raises `Mistake`, `IsolationUnavailable`.
 
     With a store sandboxes have the way out that the setting names, and starts claim from its pool; filling that is for
-    workers (`Pool.keep`).
+    workers (`Pool.keep`). `roots` are the company's own authorities (PEM), which sandboxes with a way out trust.
     """
     from ringfence.cluster_addresses import SqlAddresses
     from ringfence.cluster_pool import SqlPoolBook
@@ -162,7 +165,9 @@ async def open_cluster(settings: Settings, store: Store | None = None) -> Kubern
     form = cluster_form(settings)
     kubeconfig = kubeconfig_of(form, os.environ)
     key = ControlKey.at(settings.sandbox_key)
-    how = cluster_settings(form, fingerprint=key.fingerprint, is_inside=kubeconfig is None)
+    how = replace(
+        cluster_settings(form, fingerprint=key.fingerprint, is_inside=kubeconfig is None), company_roots=roots
+    )
     way_out = None
     if form.egress is not None and store is not None:
         way_out = WayOut(EgressKey.read(form.egress.key), SqlAddresses(store, how.instance))

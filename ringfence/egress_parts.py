@@ -13,6 +13,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection, select
@@ -28,6 +29,7 @@ from ringfence_audit.port import Store
 from ringfence_audit.producers import CountedStore
 from ringfence_audit.redaction import SHORTEST_VALUE
 from ringfence_sandbox.contract import EgressRequest, EgressVerdict, SandboxId
+from ringfence_sandbox.egress.authority import RunAuthority
 from ringfence_sandbox.egress.errors import EgressMisconfigured, Refused
 from ringfence_sandbox.egress.service import ServiceParts
 from ringfence_sandbox.errors import IsolationUnavailable
@@ -40,6 +42,8 @@ from ringfence_tools.profile import parse_profile
 KEY = "RINGFENCE_EGRESS_KEY"
 """Names the file that holds the key which the control plane shares with the proxy."""
 REMEMBERED = 1000
+AUTHORITY_KEPT = timedelta(days=1)
+"""An authority is made anew before it grows old; its key stays the same."""
 
 
 class RunsEgress:
@@ -98,6 +102,25 @@ def _run_of(connection: Connection, sandbox: SandboxId, *, may_be_over: bool) ->
     return None if found is None else RunId(found.id)
 
 
+class Authorities:
+    """The authority of each sandbox whose TLS the proxy ends, derived from the key and kept for the next connection."""
+
+    def __init__(self, key: EgressKey, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._key = key
+        self._now = now
+        self._made: OrderedDict[SandboxId, tuple[datetime, RunAuthority]] = OrderedDict()
+
+    def __call__(self, sandbox: SandboxId) -> RunAuthority:
+        now = self._now()
+        made = self._made.get(sandbox)
+        if made is None or now - made[0] > AUTHORITY_KEPT:
+            made = self._made[sandbox] = (now, self._key.authority(sandbox, now=now))
+        self._made.move_to_end(sandbox)
+        if len(self._made) > REMEMBERED:
+            self._made.popitem(last=False)
+        return made[1]
+
+
 def egress_key(settings: Settings) -> EgressKey:
     """The shared key. Raises `EgressMisconfigured`."""
     path = Path(os.environ.get(KEY) or settings.home / "egress-proxy.secret")
@@ -123,4 +146,9 @@ def parts() -> ServiceParts:
             store.redactor.hold(name, value)
         return value
 
-    return ServiceParts(RunsEgress(log, secret=secret), StandingIdentities(store, key), settings=egress_of(settings))
+    return ServiceParts(
+        RunsEgress(log, secret=secret),
+        StandingIdentities(store, key),
+        authority_of=Authorities(key),
+        settings=egress_of(settings),
+    )

@@ -104,7 +104,7 @@ class Workshop:
         """The cluster, once its fence was attacked in vain. Raises `IsolationUnavailable` where an attack succeeds."""
         async with self._opening:
             if self._cluster is None:
-                cluster = await open_cluster(self.settings, self.store)
+                cluster = await open_cluster(self.settings, self.store, roots=self.egress.certificates())
                 try:
                     await cluster.check()
                 except BaseException:

@@ -1,7 +1,7 @@
 """A certificate authority made for one run, so that the proxy can add credentials where a profile says so.
 
-Its key lives in this process's memory and nowhere else; only the certificate enters the sandbox. It signs for one host
-at a time, when the proxy needs it.
+Its key lives in memory and nowhere else; only the certificate enters the sandbox. It signs for one host at a time, when
+the proxy needs it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ class RunAuthority:
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     @classmethod
-    def create(cls, run: str, *, now: datetime | None = None, days: int = 30) -> RunAuthority:
-        """A fresh key and certificate, named after the run for whoever reads it."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def create(
+        cls, run: str, *, key: ec.EllipticCurvePrivateKey | None = None, now: datetime | None = None, days: int = 30
+    ) -> RunAuthority:
+        """A certificate, named after the run for whoever reads it, and a fresh key where none is given.
+
+        Two of one name and key vouch for each other's hosts, whenever and wherever they were made.
+        """
+        key = key or ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Ringfence run {run}"[:64])])
         start = (now or datetime.now(UTC)) - _BACKDATE
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())

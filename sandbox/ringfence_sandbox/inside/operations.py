@@ -318,7 +318,18 @@ def _egress(server: Server, channel: Channel, number: int, header: Header, body:
     channel.send({"id": number, "ok": True})
 
 
+def _trust(server: Server, channel: Channel, number: int, header: Header, body: bytes) -> None:
+    """Put down what commands are to trust: the control plane's, and no call's, so nothing of it is an outcome."""
+    folder, name = server.settings.trust, text(header, "name")
+    if not folder or "/" in name or name in (".", ".."):
+        raise Refused("path", f"{name}: not a place for what is trusted")
+    if refusal := files.write(f"{folder}/{name}", body, None):
+        raise Refused("system", refusal)
+    channel.send({"id": number, "ok": True})
+
+
 OPERATIONS = {
+    "trust": _trust,
     "write": _write,
     "move": _move,
     "read": _read,

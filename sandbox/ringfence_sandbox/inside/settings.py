@@ -13,7 +13,8 @@ class Settings:
     """The `--config` JSON object. All keys are optional; sizes are bytes, 0 means no limit.
 
     `workspace`, `state` (the server's own directory: journal, base repository), `output` (whole outputs, for commands
-    to read), `environment` (of every command), `readable` and `writable` (what Landlock leaves open; neither: no
+    to read), `trust` (where the control plane puts what commands trust; absent: nowhere),
+    `environment` (of every command), `readable` and `writable` (what Landlock leaves open; neither: no
     Landlock), `hidden` (with it everything at the root but these is readable too: an image that nobody here knows),
     `git` (its path; absent: the one on PATH) and `git_environment` (of git alone), `limits` (`memory_bytes`,
     `disk_bytes`, `processes`, `open_files`, `file_size_bytes`, `output_bytes`, `tmp_bytes`, `cpus`,
@@ -29,6 +30,7 @@ class Settings:
         self.workspace = _text(config, "workspace", "/workspace")
         self.state = _text(config, "state", "/run/ringfence/state")
         self.output = _text(config, "output", self.state + "/output")
+        self.trust = _text(config, "trust", "/") if "trust" in config else ""
         self.environment = {str(k): str(v) for k, v in _object(config, "environment").items()}
         self.readable = _texts(config, "readable")
         self.hidden = _texts(config, "hidden")

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ringfence_sandbox.contract import Backend, EgressGatekeeper, Layer, Sandbox, SandboxId, SandboxSpec
-from ringfence_sandbox.egress.environment import proxy_environment
 from ringfence_sandbox.errors import (
     IsolationUnavailable,
     ProtocolViolation,
@@ -20,7 +19,7 @@ from ringfence_sandbox.errors import (
     SandboxGone,
     SandboxRemoved,
 )
-from ringfence_sandbox.kubernetes import kinds, names, objects, rights_check, waiting
+from ringfence_sandbox.kubernetes import kinds, names, objects, rights_check, trust, waiting
 from ringfence_sandbox.kubernetes.agent_api import remove_grant, standing_grants
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.credentials import ControlKey
@@ -258,26 +257,31 @@ class KubernetesBackend(Backend):
                 f"{missing[0].name} does not hold in {link.namespace}: {missing[0].detail}",
                 fix="mend the nodes, or name the reduced level in the profile",
             )
+        try:
+            told = await self._way_out(spec, linked)
+        except BaseException:
+            await linked.connection.close()
+            await link.let_go()
+            raise
         sandbox = KubernetesSandbox(
             spec.id,
             linked,
             layers,
             link=link,
-            environment={**await self._way_out(spec, linked.pod.address), **spec.environment},
+            environment={**told, **spec.environment},
             on_suspend=self._suspend,
         )
         self._open[spec.id] = sandbox
         return sandbox
 
-    async def _way_out(self, spec: SandboxSpec, address: str) -> Mapping[str, str]:
+    async def _way_out(self, spec: SandboxSpec, linked: Linked) -> Mapping[str, str]:
         """What tells commands of the proxy, with a credential that is good from this pod's address only."""
         how = self.settings
         if not spec.has_egress or not how.egress_address or self._egress is None:
             return {}
-        host = f"[{how.egress_address}]" if ":" in how.egress_address else how.egress_address
+        address = linked.pod.address
         await self._egress.addresses.stands(spec.id, address)
-        token = self._egress.key.token(spec.id, address)
-        return proxy_environment(f"http://{spec.id}:{token}@{host}:{how.egress_port}")
+        return await trust.tell(linked.connection, spec, how, self._egress.key, address=address)
 
     def _layers(self, spec: SandboxSpec, linked: Linked, seen: str) -> list[Layer]:
         """The fence as found: what stands in the pod by construction, and what was found inside."""

@@ -5,6 +5,10 @@ anew from the address that a connection comes from, so one that was carried else
 one that the agent applied, is simply wrong. Addresses are given out again, so the proxy also asks which address the
 sandbox has now: one that was suspended has none. The proxy needs this key and no right in the cluster; the key opens no
 sandbox. Code: HMAC-SHA256 over `SANDBOX|ADDRESS`, 64 hex digits.
+
+From the same key follows each sandbox's certificate authority, for hosts whose TLS the proxy ends: the control plane
+puts the certificate into the pod, any replica of the proxy signs with the key, and nothing is stored or sent. Key:
+HKDF-SHA256, reduced to a P-256 scalar with 64 bits to spare (FIPS 186-5, A.2.1).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import hashlib
 import hmac
 import ipaddress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,9 +25,12 @@ from ringfence_sandbox.contract import SandboxId
 from ringfence_sandbox.errors import IsolationUnavailable
 
 if TYPE_CHECKING:  # every command imports this module, and the proxy is heavy
+    from ringfence_sandbox.egress.authority import RunAuthority
     from ringfence_sandbox.egress.hosts import IpAddress
 
 KEY_BYTES = 32
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_SPARE_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,19 @@ class EgressKey:
     def token(self, sandbox: SandboxId, address: str) -> str:
         """The sandbox's credential while its pod has this address."""
         return hmac.new(self.secret, f"{sandbox}|{written(address)}".encode(), hashlib.sha256).hexdigest()
+
+    def authority(self, sandbox: SandboxId, *, now: datetime | None = None) -> RunAuthority:
+        """The sandbox's own authority, valid for 30 days from now: the same key and name wherever it is made."""
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        from ringfence_sandbox.egress.authority import RunAuthority
+
+        info = f"ringfence run authority|{sandbox}".encode()
+        derived = HKDF(hashes.SHA256(), length=KEY_BYTES + _SPARE_BYTES, salt=None, info=info).derive(self.secret)
+        scalar = int.from_bytes(derived, "big") % (P256_ORDER - 1) + 1
+        return RunAuthority.create(sandbox, key=ec.derive_private_key(scalar, ec.SECP256R1()), now=now)
 
     async def is_theirs(self, sandbox: SandboxId, token: str, address: IpAddress) -> bool:
         return hmac.compare_digest(self.token(sandbox, str(address)).encode(), token.encode())

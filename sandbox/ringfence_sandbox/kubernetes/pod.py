@@ -15,6 +15,9 @@ STATE = "/ringfence-state"
 """Where the server keeps outcomes: on the workspace's volume, so that they live and travel with the files."""
 CREDENTIAL = "/ringfence-credential"
 """The server's certificate and key, and who it lets in."""
+TRUST = "/ringfence-trust"
+"""What tools inside trust where the proxy ends TLS: in memory, filled by the server, to be read by commands only."""
+TRUST_BYTES = 8 << 20
 TMP = "/tmp"  # noqa: S108 - the pod's own sized emptyDir, not a shared folder
 VOLUME = "/ringfence-volume"
 """The whole workspace volume, in the first container alone, which makes its folders."""
@@ -36,10 +39,17 @@ def python(*arguments: str) -> list[Json]:
     ]  # fmt: skip
 
 
-def server_config(spec: SandboxSpec) -> dict[str, Json]:
+def has_trust(spec: SandboxSpec, settings: ClusterSettings) -> bool:
+    """Whether tools inside are given roots to trust, instead of those of their image alone."""
+    return spec.has_egress and bool(settings.egress_address) and (spec.ends_tls or bool(settings.company_roots))
+
+
+def server_config(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Json]:
     """The in-sandbox server's `--config`: the same for every sandbox of one shape, and nothing in it is secret."""
     limits = spec.limits
+    trust: dict[str, Json] = {"trust": TRUST} if has_trust(spec, settings) else {}
     return {
+        **trust,
         "workspace": str(WORKSPACE),
         "state": STATE,
         "output": f"{STATE}/output",
@@ -76,7 +86,7 @@ def server_config(spec: SandboxSpec) -> dict[str, Json]:
 
 
 def server_command(spec: SandboxSpec, settings: ClusterSettings) -> list[Json]:
-    config = json.dumps(server_config(spec), separators=(",", ":"))
+    config = json.dumps(server_config(spec, settings), separators=(",", ":"))
     host = "0.0.0.0" if settings.reach == "direct" else "127.0.0.1"  # noqa: S104 - the pod's own network namespace
     return [
         *python("-c", BOOT, f"{INSIDE}/server.zip", "--config", config),
@@ -193,6 +203,7 @@ def _main(spec: SandboxSpec, settings: ClusterSettings) -> dict[str, Json]:
         "resources": {"requests": requests, "limits": limits},
         "securityContext": _locked(),
         "volumeMounts": [
+            *([{"name": "trust", "mountPath": TRUST}] if has_trust(spec, settings) else []),
             {"name": "inside", "mountPath": INSIDE, "readOnly": True},
             {"name": "credential", "mountPath": CREDENTIAL, "readOnly": True},
             {"name": "workspace", "mountPath": str(WORKSPACE), "subPath": "files"},
@@ -209,7 +220,9 @@ def _volumes(spec: SandboxSpec, settings: ClusterSettings) -> list[Json]:
         workspace["persistentVolumeClaim"] = {"claimName": CLAIM}
     else:
         workspace["emptyDir"] = {"sizeLimit": str(spec.limits.disk_bytes)}
+    trust: dict[str, Json] = {"name": "trust", "emptyDir": {"medium": "Memory", "sizeLimit": str(TRUST_BYTES)}}
     return [
+        *([trust] if has_trust(spec, settings) else []),
         {"name": "inside", "emptyDir": {"sizeLimit": str(FIRST_DISK_BYTES)}},
         {"name": "credential", "secret": {"secretName": names.CREDENTIAL, "defaultMode": 0o440}},
         workspace,

@@ -51,6 +51,8 @@ class ClusterSettings:
     egress_port: int = 3128
     egress_address: str = ""
     """The proxy's IP address as pods see it (no name is resolved inside). "": no sandbox has a way out."""
+    company_roots: tuple[bytes, ...] = ()
+    """PEM texts of the company's own authorities, trusted inside beside the public ones."""
     server_port: int = 7443
     requests: Requests = field(default_factory=Requests)
     storage_class: str = ""

@@ -14,6 +14,7 @@ from ringfence_sandbox.kubernetes import names, objects
 from ringfence_sandbox.kubernetes.credentials import ServerFiles
 from ringfence_sandbox.kubernetes.json_value import Json, child, labels_of, mapping, text
 from ringfence_sandbox.kubernetes.objects import shape_digest
+from ringfence_sandbox.kubernetes.pod import has_trust
 from ringfence_sandbox.kubernetes.settings import ClusterSettings, Peer, Requests
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -32,6 +33,7 @@ PLAIN = SandboxSpec(
 WIDE = replace(
     PLAIN,
     has_egress=True,
+    ends_tls=True,
     runtime_class="gvisor",
     image="images.example.org/team/node:24",
     cluster_rules=(ClusterRule(("", "apps"), ("pods", "deployments"), ("get", "list", "create")),),
@@ -59,6 +61,18 @@ def built(spec: SandboxSpec, settings: ClusterSettings, state: str = "running") 
 
 def everything(made: objects.SandboxObjects) -> list[objects.Thing]:
     return [made.namespace, *made.orchestrator, *made.fence, made.pod]
+
+
+def test_only_what_goes_out_and_has_something_to_trust_gets_a_place_for_it() -> None:
+    opened = replace(PLAIN, has_egress=True, ends_tls=True)
+    own = replace(SETTINGS, company_roots=(b"PEM",))
+    for spec, settings in ((replace(opened, has_egress=False), own), (opened, replace(SETTINGS, egress_address=""))):
+        assert not has_trust(spec, settings)
+    assert not has_trust(replace(opened, ends_tls=False), SETTINGS)
+    assert has_trust(opened, SETTINGS)
+    assert has_trust(replace(opened, ends_tls=False), own)
+    # a warm pod without the place serves nobody who needs it
+    assert shape_digest(opened, SETTINGS) != shape_digest(replace(opened, ends_tls=False), SETTINGS)
 
 
 def one(made: objects.SandboxObjects, kind: str, name: str) -> objects.Thing:
