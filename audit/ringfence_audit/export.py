@@ -27,10 +27,12 @@ from ringfence_audit.notes import parse_checkpoint, parse_note
 from ringfence_audit.proofs import consistency_text, inclusion_text
 from ringfence_audit.query import Filter, matching
 from ringfence_audit.records import anchors, pruned, rotations
+from ringfence_audit.scan import rows_of
 from ringfence_audit.tables import checkpoints, entries, streams
 from ringfence_audit.tree import TreeReader
 
 FORMAT = "ringfence-export/1"
+_PRUNE = f'"kind":"{Kind.PRUNE}"'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,10 @@ def _lines(
         proof = consistency_text(old, writer.tree.consistency(old, size))
         yield _line({"type": "consistency", "checkpoint": known, "proof": proof})
     wanted: dict[str, None] = {}
+    for at in _prunes(connection, settled, size):
+        raw = writer.raw(at)
+        yield writer.entry("prune", at, raw)
+        wanted.update(dict.fromkeys(references(parse_entry(at, raw or b"").data)))
     for at in settled.positions:
         raw = writer.raw(at)
         yield writer.entry("entry", at, raw)
@@ -156,6 +162,19 @@ class _Writer:
                 "consistency": consistency_text(signed, self.tree.consistency(signed, self.size)),
             }
         )
+
+
+def _prunes(connection: Connection, settled: Answer, size: int) -> list[int]:
+    """The entries that say of something in this answer that retention dropped it. Reads the log where there is such."""
+    query = select(pruned.c.position).where(pruned.c.position < settled.size).order_by(pruned.c.position)
+    dropped = set(connection.execute(query).scalars()) & set(settled.positions)
+    if not dropped:
+        return []
+    said: list[int] = []
+    for at, raw in rows_of(connection, min(dropped) + 1, size):
+        if isinstance(raw, bytes) and _PRUNE in raw and parse_entry(at, raw).kind == Kind.PRUNE:
+            said.append(at)
+    return said
 
 
 def _statement_position(connection: Connection, settled: Answer) -> int:

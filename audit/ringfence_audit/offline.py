@@ -2,9 +2,9 @@
 
 It imports nothing else of Ringfence, so that an auditor can read it, copy it away and run it on a machine that never
 saw the service. Needed are the export and the log's public key, pinned by the person who checks. An export is JSON,
-one object a line (docs/audit.md): `export` (the question, a signed checkpoint), `consistency`, `key`, `entry`,
-`statement` and `body`. Everything in it is hostile until a hash or a signature says otherwise; whatever is not proved
-is refused with one line. Formats: c2sp.org/signed-note, tlog-checkpoint, tlog-proof, tlog-cosignature; RFC 6962.
+one object a line (docs/audit.md): `export` (the question, a signed checkpoint), `key`, `consistency`, `prune`,
+`entry`, `statement` and `body`. Everything in it is hostile until a hash or a signature says otherwise; whatever is
+not proved is refused with one line. Formats: c2sp.org/{signed-note,tlog-checkpoint,tlog-proof,tlog-cosignature}.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 FORMAT = "ringfence-export/1"
 PROVED, USAGE, NOT_PROVED = 0, 2, 8
 
-_MAX_LINE = 64 * 1024 * 1024
-_MAX_SIZE = 2**53
-_MAX_PATH, _MAX_CHANGES = 63, 500
-_MAX_NOTE = 64_000
+_MAX_LINE, _MAX_NOTE = 64 * 1024 * 1024, 64_000
+_MAX_SIZE, _MAX_PATH, _MAX_CHANGES = 2**53, 63, 500
 _DASH = "— "
 _LOG, _WITNESS = b"\x01", b"\x04"
 _PROOF_MAGIC = "c2sp.org/tlog-proof@v1"
@@ -37,6 +35,7 @@ _SHAPES = {
     "export": "type format query checkpoint",
     "key": "type index entry proof checkpoint consistency",
     "consistency": "type checkpoint proof",
+    "prune": "type index entry proof",
     "entry": "type index entry proof",
     "statement": "type index entry proof",
     "body": "type sha256 body",
@@ -75,13 +74,12 @@ class Verdict:
         notes.append("anchored" if self.is_anchored else "not compared with an anchor")
         if self.witnesses:
             notes.append(f"witnessed by {', '.join(self.witnesses)}")
-        if self.pruned:
-            notes.append(f"{self.pruned} entries dropped by retention, proved by their hash alone")
-        if self.absent_bodies:
-            notes.append(f"{self.absent_bodies} large values absent, so their digests could not be recomputed")
-        if self.open_calls:
-            notes.append(f"{len(self.open_calls)} intents without an outcome")
-        return "PROVED: " + "; ".join(notes)
+        counted = (
+            (self.pruned, "entries dropped by retention, proved by their hash alone"),
+            (self.absent_bodies, "large values absent, so their digests could not be recomputed"),
+            (len(self.open_calls), "intents without an outcome"),
+        )
+        return "PROVED: " + "; ".join([*notes, *(f"{count} {what}" for count, what in counted if count)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +119,9 @@ class Checkpoint:
 
     def signed_by(self, key: Key) -> bool:
         """Whether a line of the note is a valid signature of `key`."""
-        if key.kind == _LOG and key.name != self.origin:
-            return False
         mine = [body for name, digest, body in self.signatures if (name, digest) == (key.name, key.hash)]
-        return any(_verifies(key, body, self.text) for body in mine)
+        is_due = key.kind == _WITNESS or key.name == self.origin
+        return is_due and any(_verifies(key, body, self.text) for body in mine)
 
 
 def _verifies(key: Key, signature: bytes, text: str) -> bool:
@@ -172,50 +169,43 @@ def _node(left: bytes, right: bytes) -> bytes:
     return sha256(b"\1" + left + right).digest()
 
 
-def included_root(leaf: bytes, index: int, size: int, *, path: Sequence[bytes]) -> bytes:
-    """The root that an audit path leads to (RFC 9162, 2.1.3.2). Raises `NotProved` where it has another shape."""
-    if not 0 <= index < size:
-        raise NotProved(f"entry {index} lies outside a tree of {size}")
-    node, last, value = index, size - 1, leaf
+def _steps(node: int, last: int, *, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """The hashes of a path, and whether each stands left (RFC 9162, 2.1.3.2). Raises `NotProved` for another length."""
     for step in path:
         if last == 0:
-            raise NotProved(f"the proof of entry {index} is too long")
-        if node % 2 or node == last:
-            value = _node(step, value)
-            while node % 2 == 0 and node:
-                node, last = node // 2, last // 2
-        else:
-            value = _node(value, step)
+            raise NotProved("a proof is too long")
+        is_left = node % 2 == 1 or node == last
+        yield step, is_left
+        while is_left and node % 2 == 0 and node:
+            node, last = node // 2, last // 2
         node, last = node // 2, last // 2
     if last:
-        raise NotProved(f"the proof of entry {index} is too short")
-    return value
+        raise NotProved("a proof is too short")
+
+
+def included_root(leaf: bytes, index: int, size: int, *, path: Sequence[bytes]) -> bytes:
+    """The root that an audit path leads to. Raises `NotProved` where it has another shape."""
+    if not 0 <= index < size:
+        raise NotProved(f"entry {index} lies outside a tree of {size}")
+    for step, is_left in _steps(index, size - 1, path=path):
+        leaf = _node(step, leaf) if is_left else _node(leaf, step)
+    return leaf
 
 
 def is_consistent(old: int, new: int, *, roots: tuple[bytes, bytes], path: Sequence[bytes]) -> bool:
-    """Whether the tree of `old` leaves is a prefix of that of `new` (RFC 9162, 2.1.4.2); `roots` are old and new."""
-    if not 0 < old <= new:
-        return False
-    if old == new:
-        return not path and roots[0] == roots[1]
+    """Whether the tree of `old` leaves is a prefix of that of `new` (RFC 9162, 2.1.4.2); `roots` are old and new.
+    Raises `NotProved` where the path has another shape."""
+    if not 0 < old < new:
+        return 0 < old == new and not path and roots[0] == roots[1]
     steps = [roots[0], *path] if old & (old - 1) == 0 else list(path)
-    if not steps:
-        return False
     node, last = old - 1, new - 1
     while node % 2:
         node, last = node // 2, last // 2
-    first = second = steps[0]
-    for step in steps[1:]:
-        if last == 0:
-            return False
-        if node % 2 or node == last:
-            first, second = _node(step, first), _node(step, second)
-            while node % 2 == 0 and node:
-                node, last = node // 2, last // 2
-        else:
-            second = _node(second, step)
-        node, last = node // 2, last // 2
-    return last == 0 and (first, second) == roots
+    first = second = steps[0] if steps else b""
+    for step, is_left in _steps(node, last, path=steps[1:]):
+        first = _node(step, first) if is_left else first
+        second = _node(step, second) if is_left else _node(second, step)
+    return (first, second) == roots
 
 
 def _parse_proof(text: str) -> tuple[int, list[bytes]]:
@@ -272,16 +262,15 @@ def _parse_entry(index: int, leaf: bytes, raw: bytes) -> Entry:
     data, previous = event["data"], stream["previous"]
     if not isinstance(data, dict) or not isinstance(previous, str | None) or _compact(body, is_sorted=True) != raw:
         raise NotProved(f"entry {index}: it does not have the canonical form of an entry")
-    kind, call, run = (_text(event, "kind"), _text(event, "call"), _text(stream, "id"))
-    return Entry(index, leaf, kind, call, run, _index(stream, "n"), previous, data)
+    told = (_text(event, "kind"), _text(event, "call"), _text(stream, "id"), _index(stream, "n"))
+    return Entry(index, leaf, *told, previous, data)
 
 
 def _body_digests(value: Json) -> Iterator[str]:
     """The digests of the large values that left an entry."""
     items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
     if isinstance(value, dict) and len(value) == 1 and isinstance(blob := value.get("$blob"), dict):
-        digest = blob.get("sha256")
-        yield digest if isinstance(digest, str) else ""
+        yield str(blob.get("sha256"))
     for item in items:
         yield from _body_digests(item)
 
@@ -291,19 +280,15 @@ class _Export:
 
     def __init__(self, keys: Sequence[Key], anchors: Sequence[str]) -> None:
         self._trusted = [key for key in keys if key.kind == _LOG]
-        self._anchors, self._changes, self._former = anchors, list[tuple[int, Key, Key]](), list[Key]()
+        self._anchors, self._compared = anchors, dict[int, bytes]()
+        self._changes, self._former = list[tuple[int, Key, Key]](), list[Key]()
         self._rank, self._lines, self._is_whole = -1, 0, False
         self._checkpoint: Checkpoint | None = None
         self._query: Mapping[str, Json] = {}
-        self._compared: dict[int, bytes] = {}
-        self._answer = sha256()
-        self._last = -1
+        self._answer, self._last, self._absent, self._pending = sha256(), -1, set[str](), dict[str, None]()
         self._statement: Entry | None = None
-        self._absent: set[str] = set()
-        self._pending: dict[str, None] = {}
-        self._length, self._leaf = 0, b""
-        self._is_closed = False
-        self.count = self.pruned = 0
+        self._length, self._leaf, self._is_closed, self.count = 0, b"", False, 0
+        self._prunes, self._ranges, self._withheld = list[tuple[int, Json]](), dict[str, Json](), list[int]()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -320,28 +305,28 @@ class _Export:
             raise NotProved(f"a line {kind!r} stands where none belongs")
         self._rank = rank
         self._lines += 1
-        match kind:
-            case "export":
-                self._open(line)
-            case "key":
-                self._learn_key(line)
-            case "consistency":
-                self._compare(line)
-            case "entry":
-                self._take_entry(_read_entry(line, self.checkpoint))
-            case "statement":
-                self._statement = _read_entry(line, self.checkpoint)
-            case "body":
-                self._take_body(line)
-            case _:
-                self._is_whole = _index(line, "lines") == self._lines
+        if "index" in line and kind != "key":
+            self._take_leaf(kind, _read_entry(line, self.checkpoint))
+        elif kind == "end":
+            self._is_whole = _index(line, "lines") == self._lines
+        else:
+            takes = {"export": self._open, "key": self._learn_key, "consistency": self._compare}
+            takes.get(kind, self._take_body)(line)
+
+    def _take_leaf(self, kind: str, entry: Entry) -> None:
+        if kind == "entry":
+            self._take_entry(entry)
+        elif kind == "statement":
+            self._statement = entry
+        elif entry.kind == "audit.prune":
+            self._prunes.append((entry.index, entry.data.get("ranges")))
+            self._absent.update(_body_digests(dict(entry.data)))
 
     def _open(self, line: Mapping[str, Json]) -> None:
         query = line["query"]
         if line["format"] != FORMAT or not isinstance(query, dict):
             raise NotProved(f"the first line is not the head of a {FORMAT}")
-        self._checkpoint = parse_checkpoint(_text(line, "checkpoint"))
-        self._query = query
+        self._checkpoint, self._query = parse_checkpoint(_text(line, "checkpoint")), query
 
     def _compare(self, line: Mapping[str, Json]) -> None:
         """An older head that the log grew from."""
@@ -365,10 +350,28 @@ class _Export:
             raise NotProved(f"this log did not grow from the one that was signed at {old.size} entries")
 
     def _take_body(self, line: Mapping[str, Json]) -> None:
-        digest = sha256(_base64(_text(line, "body"), "a body")).hexdigest()
+        body = _base64(_text(line, "body"), "a body")
+        digest = sha256(body).hexdigest()
         if digest != line["sha256"] or digest not in self._absent:
             raise NotProved("a body does not have the digest of any value of these entries")
         self._absent.discard(digest)
+        if any(digest in _body_digests(told) for _, told in self._prunes):
+            self._ranges[digest] = _loads(b'{"ranges":' + body + b"}", "what retention dropped")["ranges"]
+
+    def _check_withheld(self) -> None:
+        """What is shown by its hash alone was dropped by retention: an entry that came later names it."""
+        named, end = list[tuple[int, int]](), 0
+        for index, told in self._prunes:
+            ranges = self._ranges.get(next(_body_digests(told), ""), told)
+            for pair in ranges if isinstance(ranges, list) else ():
+                if isinstance(pair, list) and len(pair) == 2 and type(pair[0]) is type(pair[1]) is int:
+                    named.append((pair[0], min(pair[1] + 1, index)))
+        named.sort(reverse=True)
+        for index in self._withheld:
+            while named and named[-1][0] <= index:
+                end = max(end, named.pop()[1])
+            if end <= index:
+                raise NotProved(f"entry {index}: it is withheld, and no entry says that retention dropped it")
 
     def _learn_key(self, line: Mapping[str, Json]) -> None:
         """A rotation: the old key signed a beginning of this log, in which an entry names its successor. A trusted key
@@ -380,9 +383,7 @@ class _Export:
             raise NotProved(f"entry {entry.index}: the old key has not signed for its successor")
         self._check_growth(signed, _text(line, "consistency"))
         if len(self._changes) == _MAX_CHANGES or (self._changes and entry.index <= self._changes[-1][0]):
-            raise NotProved(
-                f"entry {entry.index}: it does not follow the change of key before it, or they are too many"
-            )
+            raise NotProved(f"entry {entry.index}: it does not follow the change of key before it, or is one too many")
         self._changes.append((entry.index, old, new))
         for _, older, newer in [*self._changes, *reversed(self._changes)]:
             if older in self._trusted and newer not in self._trusted:
@@ -397,9 +398,8 @@ class _Export:
         self._answer.update(entry.leaf)
         self.count += 1
         if entry.n < 0:
-            self.pruned += 1
-        else:
-            self._absent.update(_body_digests(dict(entry.data)))
+            self._withheld.append(entry.index)
+        self._absent.update(_body_digests(dict(entry.data)))
         if entry.kind == "call.intent":
             self._pending[entry.call] = None
         elif entry.kind in ("call.outcome", "audit.gap"):
@@ -432,7 +432,8 @@ class _Export:
         scope = self._check_statement()
         for anchor in self._anchors:
             self._check_anchor(anchor)
-        counts = (self.pruned, len(self._absent), tuple(self._pending), self._query)
+        self._check_withheld()
+        counts = (len(self._withheld), len(self._absent), tuple(self._pending), self._query)
         return Verdict(checkpoint.origin, checkpoint.size, self.count, scope, bool(self._anchors), cosigned, *counts)
 
     def _check_statement(self) -> str:
@@ -572,8 +573,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 proved, 8 not proved, 2 cannot be tried."""
     asked = _parser().parse_args(argv)
     try:
-        keys = [parse_key(_argument(text)) for text in asked.key]
-        witnesses = [parse_key(_argument(text)) for text in asked.witness]
+        keys, witnesses = ([parse_key(_argument(text)) for text in texts] for texts in (asked.key, asked.witness))
         anchors = [Path(name).read_text(encoding="utf-8") for name in asked.anchor]
         with asked.export.open("rb") as file:
             lines = iter(lambda: file.readline(_MAX_LINE + 1), b"")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from ringfence_audit.dropped import ranges_of
@@ -18,10 +21,11 @@ from ringfence_audit.facts import parse_entry
 from ringfence_audit.keys import KeyUnusable, Signer
 from ringfence_audit.life import Dropping, drop, drop_bodies, droppable, lift_hold, list_holds, place_hold
 from ringfence_audit.merkle import leaf_hash, root_from_inclusion
-from ringfence_audit.notes import VerifierKey
+from ringfence_audit.notes import VerifierKey, parse_checkpoint, parse_note
 from ringfence_audit.offline import NotProved, parse_key, verify_export
 from ringfence_audit.personal import ERASED, erase, reveal
 from ringfence_audit.producers import CountedStore
+from ringfence_audit.proofs import inclusion_text
 from ringfence_audit.query import Filter, raw_of, show
 from ringfence_audit.rotation import rotate
 from ringfence_audit.store import SqlStore
@@ -136,6 +140,70 @@ def test_a_dropped_run_is_still_proved_by_its_hashes(store: SqlStore) -> None:
     prune(store)
     verdict = verify_export(export_lines(store, Filter(run="r1")), [parse_key(str(KEY))])
     assert (verdict.entries, verdict.pruned) == (402, 402)
+
+
+def test_an_entry_cannot_be_withheld_as_if_retention_had_dropped_it(store: SqlStore) -> None:
+    """Its hash alone still proves its place: whoever writes the export might say so of an entry that he has."""
+    prune(store)
+    lines = export_lines(store, Filter(run="r3"))
+    shown = [number for number, line in enumerate(lines) if line.startswith(b'{"type":"entry"')]
+    told = orjson.loads(lines[shown[5]])
+    leaf = base64.b64encode(leaf_hash(told["entry"].encode())).decode()
+    bare = {"type": "entry", "index": told["index"], "leaf": leaf, "proof": told["proof"]}
+    withheld = [*lines[: shown[5]], as_line(bare), *lines[shown[5] + 1 :]]
+    with pytest.raises(NotProved, match=f"entry {told['index']}: it is withheld, and no entry says"):
+        verify_export(withheld, [parse_key(str(KEY))])
+    (said,) = [line for line in export_lines(store, Filter(run="r1")) if line.startswith(b'{"type":"prune"')]
+    # What retention did drop excuses no other entry. Proofs are of the same size where the log has not grown since.
+    grown = export_lines(store, Filter(run="r3"))
+    at = orjson.loads(said)["index"]
+    proof = store.read_now(lambda c: inclusion_text(at, TreeReader(c).inclusion(at, checkpoint_size(grown))))
+    named = as_line({**orjson.loads(said), "proof": proof})
+    first = next(number for number, line in enumerate(grown) if line.startswith(b'{"type":"entry"'))
+    entry = orjson.loads(grown[first + 5])
+    bare = {"type": "entry", "index": entry["index"], "leaf": leaf, "proof": entry["proof"]}
+    end = as_line({"type": "end", "lines": len(grown) + 1})
+    with pytest.raises(NotProved, match=f"entry {told['index']}: it is withheld, and no entry says"):
+        verify_export(
+            [*grown[:first], named, *grown[first : first + 5], as_line(bare), *grown[first + 6 : -1], end],
+            [parse_key(str(KEY))],
+        )
+
+
+def test_what_retention_dropped_is_not_believed_without_the_entry_that_says_so(store: SqlStore) -> None:
+    prune(store)
+    lines = export_lines(store, Filter(run="r1"))
+    kept = [line for line in lines[:-1] if not line.startswith(b'{"type":"prune"')]
+    assert len(kept) == len(lines) - 2
+    with pytest.raises(NotProved, match="entry 0: it is withheld"):
+        verify_export([*kept, as_line({"type": "end", "lines": len(kept) + 1})], [parse_key(str(KEY))])
+
+
+def test_a_dropped_run_is_proved_also_where_the_ranges_are_a_large_value(tmp_path: Path, clock: Clock) -> None:
+    """Every second entry stays: 640 ranges, which leave the entry as a body."""
+    with SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=SIGNER, clock=clock) as store:
+        store.create_schema()
+        write(store, [Event(Kind.OUTCOME, f"agent:{run}", {}, run) for _ in range(700) for run in ("r1", "r2")])
+        write(store, [Event(Kind.RUN_CLOSED, "agent:r1", {}, "r1")])
+        clock.now = BETWEEN + timedelta(days=60)
+        seal(store)
+        assert prune(store) > 600
+        lines = export_lines(store, Filter(run="r1"))
+        assert verify_export(lines, [parse_key(str(KEY))]).pruned > 600
+        bodies = [line for line in lines if line.startswith(b'{"type":"body"')]
+        assert len(bodies) == 1
+        end = as_line({"type": "end", "lines": len(lines) - 1})
+        with pytest.raises(NotProved, match="entry 0: it is withheld"):
+            verify_export([*(line for line in lines[:-1] if line not in bodies), end], [parse_key(str(KEY))])
+    assert verify_file(tmp_path / "log.db", KEY).is_good
+
+
+def as_line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def checkpoint_size(lines: Sequence[bytes]) -> int:
+    return parse_checkpoint(parse_note(orjson.loads(lines[0])["checkpoint"]).text).size
 
 
 def test_a_log_goes_on_after_bodies_were_dropped(store: SqlStore, tmp_path: Path) -> None:
