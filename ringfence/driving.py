@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
 
@@ -18,7 +19,6 @@ from ringfence.exits import Exit
 from ringfence.session import now_us
 from ringfence.wiring import Workshop
 from ringfence_agents import control
-from ringfence_agents.runner import Runner
 from ringfence_agents.runs import RunRecord, RunState, WaitsFor, load
 from ringfence_agents.schema import runs
 from ringfence_agents.switch import Stop, StopKind
@@ -26,6 +26,9 @@ from ringfence_tools import escalations
 from ringfence_tools.calls import RunId
 from ringfence_tools.escalations import Escalation
 from ringfence_tools.progress import Progress
+
+if TYPE_CHECKING:
+    from ringfence_agents.runner import Runner
 
 POLL_S = 0.25
 """How often a waiting run looks whether people have decided: two small reads."""

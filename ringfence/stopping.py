@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ringfence.wiring import Workshop
 from ringfence_agents.errors import RunEnded, RunHeld
-from ringfence_agents.runner import Runner
 from ringfence_agents.runs import load
 from ringfence_tools.calls import RunId
 from ringfence_tools.errors import LeaseLost
 from ringfence_tools.progress import ignore
+
+if TYPE_CHECKING:
+    from ringfence_agents.runner import Runner
 
 AT_ONCE = 8
 WITHIN_S = 60.0

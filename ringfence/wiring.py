@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -26,7 +27,6 @@ from ringfence.sweeping import keep_swept
 from ringfence_agents.lifesigns import worker_name
 from ringfence_agents.model import Model
 from ringfence_agents.ports import Equipment
-from ringfence_agents.runner import Runner
 from ringfence_agents.runs import RunRecord
 from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.keys import Signer
@@ -47,6 +47,9 @@ from ringfence_tools.profile import Profile, parse_profile
 from ringfence_tools.profile_model import SandboxForm
 from ringfence_tools.progress import Progress
 from ringfence_tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from ringfence_agents.runner import Runner
 
 
 class Workshop:
@@ -117,6 +120,9 @@ class Workshop:
             return self._cluster
 
     def runner(self, progress: Progress) -> Runner:
+        # LangGraph is a third of what all of this takes to import: who starts a run is told of it first.
+        from ringfence_agents.runner import Runner
+
         worker = worker_name(socket.gethostname(), secrets.token_hex(2))
         return Runner(self.store, self._equip, worker=worker, progress=progress)
 

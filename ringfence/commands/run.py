@@ -33,7 +33,11 @@ def run(
 ) -> None:
     """Give an AI developer a task, watch it, get a patch."""
     import asyncio
+    import sys
 
+    if sys.stdout.isatty() and not is_json:
+        # Importing the rooms and trying the fence take about a second, on a busy machine several.
+        typer.secho("· preparing", dim=True)
     if sandbox is None and _is_built_in(profile):
         # Before the rooms are imported: who has no fence here is told at once, not after seconds.
         from ringfence_sandbox.local.trial import try_here
