@@ -180,16 +180,16 @@ def test_what_retention_dropped_is_not_believed_without_the_entry_that_says_so(s
 
 
 def test_a_dropped_run_is_proved_also_where_the_ranges_are_a_large_value(tmp_path: Path, clock: Clock) -> None:
-    """Every second entry stays: 640 ranges, which leave the entry as a body."""
+    """Every second entry stays: 896 ranges, which leave the entry as a body."""
     with SqlStore.open(f"sqlite:///{tmp_path}/log.db", signer=SIGNER, clock=clock) as store:
         store.create_schema()
-        write(store, [Event(Kind.OUTCOME, f"agent:{run}", {}, run) for _ in range(700) for run in ("r1", "r2")])
+        write(store, [Event(Kind.OUTCOME, f"agent:{run}", {}, run) for _ in range(1_000) for run in ("r1", "r2")])
         write(store, [Event(Kind.RUN_CLOSED, "agent:r1", {}, "r1")])
         clock.now = BETWEEN + timedelta(days=60)
         seal(store)
-        assert prune(store) > 600
+        assert prune(store) > 800
         lines = export_lines(store, Filter(run="r1"))
-        assert verify_export(lines, [parse_key(str(KEY))]).pruned > 600
+        assert verify_export(lines, [parse_key(str(KEY))]).pruned > 800
         bodies = [line for line in lines if line.startswith(b'{"type":"body"')]
         assert len(bodies) == 1
         end = as_line({"type": "end", "lines": len(lines) - 1})
