@@ -11,10 +11,11 @@ from __future__ import annotations
 import atexit
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from sqlalchemy import Connection, select
 
@@ -28,14 +29,16 @@ from ringfence_audit.keys import Signer
 from ringfence_audit.port import Store
 from ringfence_audit.producers import CountedStore
 from ringfence_audit.redaction import SHORTEST_VALUE
+from ringfence_sandbox.cloning import is_clone
 from ringfence_sandbox.contract import EgressRequest, EgressVerdict, SandboxId
 from ringfence_sandbox.egress.authority import RunAuthority
 from ringfence_sandbox.egress.errors import EgressMisconfigured, Refused
-from ringfence_sandbox.egress.service import ServiceParts
+from ringfence_sandbox.egress.hosts import IpAddress
+from ringfence_sandbox.egress.service import Identities, ServiceParts
 from ringfence_sandbox.errors import IsolationUnavailable
-from ringfence_sandbox.kubernetes.egress_identity import EgressKey
+from ringfence_sandbox.kubernetes.egress_identity import EgressKey, carried_by
 from ringfence_tools.calls import RunId
-from ringfence_tools.egress import RunEgress
+from ringfence_tools.egress import CloneEgress, RunEgress
 from ringfence_tools.policy import Policy
 from ringfence_tools.profile import parse_profile
 
@@ -49,9 +52,16 @@ AUTHORITY_KEPT = timedelta(days=1)
 class RunsEgress:
     """Decides for every sandbox of the database. Raises `LookupError`, which refuses, where its run does not go on."""
 
-    def __init__(self, store: Store, *, secret: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        secret: Callable[[str], str | None],
+        clones: Mapping[SandboxId, CloneEgress] = MappingProxyType({}),
+    ) -> None:
         self._store = store
         self._secret = secret
+        self._clones = clones
         self._known: OrderedDict[RunId, RunEgress] = OrderedDict()
         """What pinned profiles compile to: they never change, so only that a run goes on is asked anew."""
 
@@ -76,7 +86,9 @@ class RunsEgress:
             standing |= await gatekeeper.stands([request for request in requests if request.sandbox == sandbox])
         return frozenset(standing)
 
-    async def _of(self, sandbox: SandboxId, *, may_be_over: bool = False) -> RunEgress:
+    async def _of(self, sandbox: SandboxId, *, may_be_over: bool = False) -> RunEgress | CloneEgress:
+        if is_clone(sandbox):
+            return self._clones[sandbox]
         run = await self._store.read(lambda connection: _run_of(connection, sandbox, may_be_over=may_be_over))
         if run is None:
             raise LookupError(f"no run that goes on has sandbox {sandbox}")
@@ -100,6 +112,28 @@ def _run_of(connection: Connection, sandbox: SandboxId, *, may_be_over: bool) ->
         query = query.where(runs.c.ended_at.is_(None))
     found = connection.execute(query).first()
     return None if found is None else RunId(found.id)
+
+
+class Clones(Identities):
+    """Who is who, and what is known of sandboxes that clone: their credentials say it, see `egress_identity`."""
+
+    def __init__(self, identities: Identities, store: Store) -> None:
+        self._identities = identities
+        self._store = store
+        self.known: OrderedDict[SandboxId, CloneEgress] = OrderedDict()
+
+    async def is_theirs(self, sandbox: SandboxId, token: str, address: IpAddress) -> bool:
+        if not await self._identities.is_theirs(sandbox, token, address):
+            return False
+        carried = carried_by(token)
+        if bool(carried) != is_clone(sandbox):
+            return False
+        if carried:
+            self.known[sandbox] = CloneEgress.read(self._store, carried)
+            self.known.move_to_end(sandbox)
+            if len(self.known) > REMEMBERED:
+                self.known.popitem(last=False)
+        return True
 
 
 class Authorities:
@@ -146,9 +180,10 @@ def parts() -> ServiceParts:
             store.redactor.hold(name, value)
         return value
 
+    clones = Clones(StandingIdentities(store, key), log)
     return ServiceParts(
-        RunsEgress(log, secret=secret),
-        StandingIdentities(store, key),
+        RunsEgress(log, secret=secret, clones=clones.known),
+        clones,
         authority_of=Authorities(key),
         settings=egress_of(settings),
     )

@@ -21,7 +21,7 @@ from ringfence import models
 from ringfence.budgets import check_team, narrowed
 from ringfence.cluster import with_sandbox
 from ringfence.errors import Mistake, Refused, Unavailable
-from ringfence.wiring import Workshop
+from ringfence.wiring import Workshop, clone_spec_of
 from ringfence_agents.prompt import system_prompt
 from ringfence_agents.runs import NewRun, TaskId, open_run
 from ringfence_sandbox.cloning import bundle_from_url, host_of
@@ -164,7 +164,8 @@ async def _bundle(
     host, port = host_of(order.repository)
     is_private = is_listed(profile.network.private, host, port)
     egress = CloneEgress(workshop.store, run, person.principal, host, port, is_private_allowed=is_private)
-    return await bundle_from_url(order.repository, workshop.cloner, into=folder, egress=egress)
+    cloner, spec = await workshop.cloner(profile), clone_spec_of(profile)
+    return await bundle_from_url(order.repository, cloner, into=folder, egress=egress, spec=spec)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from ringfence import models
 from ringfence.auth.people import AccountDirectory
 from ringfence.budgets import team_scopes
-from ringfence.cluster import open_cluster
+from ringfence.cluster import cluster_form, open_cluster
 from ringfence.directory import LocalDirectory
 from ringfence.errors import Mistake
 from ringfence.settings import LOG_ORIGIN, Settings
@@ -33,6 +34,7 @@ from ringfence_audit.keys import Signer
 from ringfence_audit.producers import CountedStore
 from ringfence_audit.redaction import SHORTEST_VALUE
 from ringfence_audit.store import SqlStore
+from ringfence_sandbox.cloning import clone_spec
 from ringfence_sandbox.contract import Backend, Bundle, ClusterRule, Limits, Mount, SandboxId, SandboxSpec
 from ringfence_sandbox.egress import EgressSettings
 from ringfence_sandbox.egress.errors import EgressMisconfigured
@@ -87,9 +89,10 @@ class Workshop:
         if self._cluster is not None:
             await self._cluster.close()
 
-    @property
-    def cloner(self) -> Backend:
-        """Where a repository is cloned: here, where this process decides what leaves. A cluster's proxy knows runs."""
+    async def cloner(self, profile: Profile) -> Backend:
+        """Where a repository is cloned: on the cluster where its runs go there and have a way out, else here."""
+        if profile.sandbox.kind == "kubernetes" and cluster_form(self.settings).egress is not None:
+            return await self._checked_cluster()
         return self._local
 
     async def backend(self, profile: Profile) -> Backend:
@@ -225,6 +228,20 @@ def spec_of(run: RunRecord, profile: Profile, sandbox: SandboxId) -> SandboxSpec
         ends_tls=bool(profile.network.credentials or profile.network.opened),
         is_reduced_allowed=form.reduced,
         cluster_rules=cluster_rules_of(profile),
+    )
+
+
+def clone_spec_of(profile: Profile) -> SandboxSpec:
+    """What a repository for this profile is cloned in: as its runs' sandboxes are, with git of their image."""
+    form = profile.sandbox
+    if form.kind != "kubernetes":
+        return clone_spec()
+    return replace(
+        clone_spec(),
+        limits=limits_of(profile),
+        image=form.image or "",
+        runtime_class=form.runtime_class or "",
+        is_reduced_allowed=form.reduced,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -27,8 +28,11 @@ from ringfence_sandbox.contract import (
 from ringfence_sandbox.errors import PathRefused, WorkspaceRefused
 
 CLONE_WITHIN_S = 900.0
+ABANDONED_AFTER = timedelta(hours=2)
+"""More than all steps of a clone may take: whoever made the sandbox is gone."""
 CHUNK_BYTES = 8 << 20
 LIMIT_BYTES = 4 << 30
+_NAMED = "clone-"
 _CLONED = PurePosixPath("/workspace/clone")
 _BUNDLE = PurePosixPath("/workspace/clone.bundle")
 _SAFE = (
@@ -55,10 +59,24 @@ def host_of(url: str) -> tuple[str, int]:
     return parts.hostname, port
 
 
-async def bundle_from_url(url: str, backend: Backend, *, into: Path, egress: EgressGatekeeper) -> Bundle:
-    """Clone with nothing open but what `egress` admits, and bring HEAD out as a bundle in `into`."""
+def clone_spec() -> SandboxSpec:
+    """A sandbox to clone in, of a name that no run's has."""
+    return SandboxSpec(SandboxId(f"{_NAMED}{secrets.token_hex(8)}"), labels={"purpose": "clone"}, has_egress=True)
+
+
+def is_clone(sandbox: str) -> bool:
+    """Whether something is cloned in it, so that it is in no run's row."""
+    return sandbox.startswith(_NAMED)
+
+
+async def bundle_from_url(
+    url: str, backend: Backend, *, into: Path, egress: EgressGatekeeper, spec: SandboxSpec
+) -> Bundle:
+    """Clone with nothing open but what `egress` admits, and bring HEAD out as a bundle in `into`.
+
+    `spec` is a `clone_spec`, perhaps with an image, which must hold git. Raises `WorkspaceRefused`.
+    """
     host_of(url)
-    spec = SandboxSpec(SandboxId(f"clone-{secrets.token_hex(8)}"), labels={"purpose": "clone"}, has_egress=True)
     sandbox = await backend.create(spec, egress=egress)
     try:
         clone = ("clone", "--quiet", "--no-checkout", "--no-recurse-submodules", "--", url, str(_CLONED))

@@ -8,11 +8,9 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,7 +19,7 @@ import pytest
 
 from ringfence.cluster_addresses import SqlAddresses, StandingIdentities
 from ringfence_sandbox.contract import CallId, Exec, Limits, Sandbox, SandboxId, SandboxSpec
-from ringfence_sandbox.egress import EgressProxy, EgressService
+from ringfence_sandbox.egress import EgressProxy, EgressService, RunAuthority
 from ringfence_sandbox.egress.hosts import IpAddress
 from ringfence_sandbox.kubernetes import kinds, names
 from ringfence_sandbox.kubernetes.backend import KubernetesBackend
@@ -30,6 +28,7 @@ from ringfence_sandbox.kubernetes.egress_identity import EgressKey, WayOut
 from ringfence_sandbox.kubernetes.json_value import text
 from ringfence_sandbox.kubernetes.settings import ClusterSettings
 from tests.cluster_tests.node import Cluster
+from tests.cluster_tests.outside import HOST, Git, web
 from tests.cluster_tests.test_backend_main_job import ClusterPerson, answer, until
 from tests.contracts.sandbox.repositories import git
 from tests.fakes.egress import FakeGatekeeper, opened
@@ -37,8 +36,6 @@ from tests.integration.agents.house import House
 
 pytestmark = pytest.mark.cluster
 
-HOST = "10.201.0.1"
-"""Our own cluster's way to this machine, where the proxy of these tests stands."""
 KEY = EgressKey(b"e" * 32)
 
 
@@ -47,29 +44,6 @@ def ours(cluster: Cluster) -> Cluster:
     if not cluster.is_ours:
         pytest.skip("the pods of a foreign cluster do not reach this machine")
     return cluster
-
-
-class Page(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"the page")
-
-    def log_message(self, format: str, *args: object) -> None:
-        return
-
-
-@contextmanager
-def page() -> Iterator[int]:
-    """A web page on this machine; yields its port."""
-    with ThreadingHTTPServer((HOST, 0), Page) as web:
-        thread = threading.Thread(target=web.serve_forever)
-        thread.start()
-        try:
-            yield web.server_port
-        finally:
-            web.shutdown()
-            thread.join()
 
 
 @pytest.fixture
@@ -105,12 +79,12 @@ async def test_a_credential_opens_nothing_from_another_runs_pod(
         SandboxSpec(SandboxId(f"out-{os.urandom(4).hex()}"), limits=limits, has_egress=has_egress)
         for has_egress in (True, True, False)
     ]
-    with page() as web:
+    with web() as page:
         gatekeeper = FakeGatekeeper({HOST: opened(is_private_allowed=True)})
         serving = asyncio.create_task(EgressService(EgressProxy(gatekeeper), identities).serve(listener))
         try:
             mine, other, closed = await asyncio.gather(*(backend.create(spec) for spec in specs))
-            fetch = f"curl -sS -m 2 -w ' %{{http_code}}' http://{HOST}:{web}/"
+            fetch = f"curl -sS -m 2 -w ' %{{http_code}}' http://{HOST}:{page.server_port}/"
             stolen = (await says(mine, "echo $http_proxy")).strip()
             assert "407" in await says(other, f"http_proxy={stolen} {fetch}")
             from_closed, around = await asyncio.gather(
@@ -141,12 +115,15 @@ kind: Profile
 metadata: {{name: test, owner: owner, version: 1}}
 extends: default@1
 network:
-  private: ["{listed}"]
-  plain: ["{listed}"]
+  private: ["{HOST}"]
+  plain: ["{HOST}:{listed}", "{HOST}:{unlisted}"]
+  credentials: [{{host: "{HOST}:{api}", template: "Bearer {{}}", from: "env:API_TOKEN"}}]
 rules:
-  - {{id: page, allow: [network], hosts: ["{listed}"]}}
+  - {{id: page, allow: [network], hosts: ["{HOST}:{listed}"]}}
+  - {{id: read, allow: [network], hosts: ["{HOST}:{api}"], methods: [GET], paths: ["/data/**"]}}
   - {{id: net-unlisted, ask: [network], hosts: ["*.example"], who: {{any: [owner]}}, expires: 1s}}
 """
+TOKEN = "the-value-of-the-credential"
 
 
 class Online(ClusterPerson):
@@ -160,40 +137,85 @@ class Online(ClusterPerson):
         setting = json.loads(plain["RINGFENCE_KUBERNETES"])
         key = self.home.parent / "egress.secret"
         setting["egress"] = {"address": HOST, "port": self.port, "cidr": f"{HOST}/32", "key": str(key)}
-        return plain | {"RINGFENCE_KUBERNETES": json.dumps(setting), "RINGFENCE_EGRESS_KEY": str(key)}
+        return plain | {
+            "RINGFENCE_KUBERNETES": json.dumps(setting),
+            "RINGFENCE_EGRESS_KEY": str(key),
+            "RINGFENCE_EGRESS": json.dumps({"ca_files": [str(self.home.parent / "company.pem")]}),
+        }
 
-
-def test_every_request_of_a_run_is_an_entry_and_the_profile_decides(ours: Cluster, tmp_path: Path) -> None:
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
-    person = Online(tmp_path, ours, f"out-{os.getpid()}")
-    person.port = port
-    (tmp_path / "egress.secret").write_bytes(os.urandom(32))
-    with page() as listed, page() as unlisted:
-        person.profile.write_text(PROFILE.format(listed=f"{HOST}:{listed}"))
-        lines = (
-            {"kind": "transcript", "version": 1, "model": "fetcher"},
-            answer("sh fetch.sh"),
-        )
-        script = "".join(f"curl -sS -m 5 http://{HOST}:{web}/\n" for web in (listed, unlisted))
-        (person.repository / "fetch.sh").write_text(script)
-        git(person.repository, "add", "-A")
-        git(person.repository, "commit", "-q", "-m", "fetch")
-        person.transcript.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
-        assert person.types("db", "upgrade").returncode == 0
-        command = [sys.executable, "-m", "ringfence_sandbox.egress", "--listen", f"{HOST}:{port}"]
-        proxy = subprocess.Popen([*command, "--parts", "ringfence.egress_parts:parts"], env=person.environment)
+    @contextmanager
+    def proxy(self) -> Iterator[None]:
+        """The proxy, which alone has the credential's value."""
+        assert self.types("db", "upgrade").returncode == 0
+        command = [sys.executable, "-m", "ringfence_sandbox.egress", "--listen", f"{HOST}:{self.port}"]
+        own = self.environment | {"API_TOKEN": TOKEN}
+        running = subprocess.Popen([*command, "--parts", "ringfence.egress_parts:parts"], env=own)
         try:
-            until(lambda: answers(port))
-            person.types(*person.run_words(), "--sandbox", "kubernetes")
+            until(lambda: answers(self.port))
+            yield
         finally:
-            proxy.terminate()
-            proxy.wait()
-    entries = {str(entry["kind"]): entry for entry in person.entries()}
-    assert entries["egress.opened"]["data"]["port"] == listed  # type: ignore[index] # entries are JSON
-    assert entries["egress.closed"]["data"]["received_bytes"] > 0  # type: ignore[index] # as above
-    assert entries["egress.refused"]["data"]["port"] == unlisted  # type: ignore[index] # as above
-    assert person.types("audit", "verify").returncode == 0
+            running.terminate()
+            running.wait()
+
+
+@pytest.fixture
+def online(ours: Cluster, tmp_path: Path) -> Online:
+    person = Online(tmp_path, ours, f"out-{os.getpid()}")
+    with socket.create_server((HOST, 0)) as free:
+        person.port = free.getsockname()[1]
+    (tmp_path / "egress.secret").write_bytes(os.urandom(32))
+    return person
+
+
+def test_a_run_is_cloned_and_reaches_what_its_profile_opens_through_the_proxy_alone(
+    online: Online, tmp_path: Path
+) -> None:
+    company = RunAuthority.create("company")
+    (tmp_path / "company.pem").write_bytes(company.certificate_pem)
+    tls = company.server_context(HOST)
+    with web() as listed, web() as unlisted, web(tls=tls) as api, web(Git, tls=tls, root=tmp_path) as forge:
+        ports = {name: each.server_port for name, each in (("listed", listed), ("unlisted", unlisted), ("api", api))}
+        online.profile.write_text(PROFILE.format(HOST=HOST, **ports))
+        fetches = (
+            f"http://{HOST}:{ports['listed']}/",
+            f"http://{HOST}:{ports['unlisted']}/",
+            f"https://{HOST}:{ports['api']}/data/1",
+            f"https://{HOST}:{ports['api']}/other",
+            f"-d x https://{HOST}:{ports['api']}/data/2",
+        )
+        (online.repository / "fetch.sh").write_text("".join(f"curl -sS -m 5 {fetch}\n" for fetch in fetches))
+        git(online.repository, "add", "-A")
+        git(online.repository, "commit", "-q", "-m", "fetch")
+        lines = ({"kind": "transcript", "version": 1, "model": "fetcher"}, answer("sh fetch.sh; env"))
+        online.transcript.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+        words = list(online.run_words())
+        words[words.index("--repo") + 1] = f"https://{HOST}:{forge.server_port}/{online.repository.name}/.git"
+        with online.proxy():
+            done = online.types(*words, "--sandbox", "kubernetes")
+    entries = online.entries()
+    assert {path for _, path, _ in forge.asked} >= {f"/{online.repository.name}/.git/git-upload-pack"}, done.stderr
+    assert unlisted.asked == []
+    assert api.asked == [("GET", "/data/1", f"Bearer {TOKEN}")]
+    assert len(listed.asked) == 1
+    opened_ports = {data_of(entry)["port"] for entry in entries if entry["kind"] == "egress.opened"}
+    assert opened_ports == {forge.server_port, ports["listed"], ports["api"]}
+    refused = [data_of(entry) for entry in entries if entry["kind"] == "egress.refused"]
+    assert {(one["port"], one["method"]) for one in refused} >= {
+        (ports["unlisted"], "GET"),
+        (ports["api"], "GET"),
+        (ports["api"], "POST"),
+    }
+    clones = [entry for entry in entries if entry["kind"] == "egress.opened" and data_of(entry)["rules"] == ["clone"]]
+    assert clones and all(str(entry["actor"]).startswith("person:") for entry in clones)
+    assert TOKEN not in json.dumps(entries)
+    assert online.namespaces() == []
+    assert online.types("audit", "verify").returncode == 0
+
+
+def data_of(entry: Mapping[str, object]) -> Mapping[str, object]:
+    data = entry["data"]
+    assert isinstance(data, dict)
+    return data
 
 
 def answers(port: int) -> bool:

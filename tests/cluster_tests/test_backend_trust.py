@@ -35,7 +35,8 @@ from ringfence_sandbox.kubernetes.egress_identity import WayOut
 from ringfence_sandbox.kubernetes.sandbox import KubernetesSandbox
 from ringfence_sandbox.kubernetes.settings import ClusterSettings
 from tests.cluster_tests.node import Cluster
-from tests.cluster_tests.test_backend_egress import HOST, KEY, house, ours, says
+from tests.cluster_tests.outside import HOST
+from tests.cluster_tests.test_backend_egress import KEY, house, ours, says
 from tests.fakes.egress import Everywhere, FakeGatekeeper, opened, server, site, trusting
 from tests.integration.agents.house import House
 

@@ -7,6 +7,7 @@ sandbox, and only for the hosts that the profile names.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -294,3 +295,31 @@ class CloneEgress:
             "duration_ms": duration_ms,
         }
         await self.store.write(lambda tx: tx.record(Event(Kind.EGRESS_CLOSED, self.person, data, self.run)))
+
+    async def refused(self, refused: Refused) -> None:
+        """Record what the proxy refused by itself; what was refused here has its entry already."""
+        if refused.code is Code.HOST_REFUSED:
+            return
+        asked = refused.request
+        data: dict[str, JsonValue] = {
+            "connection": asked.id if asked else "",
+            "host": asked.host if asked else "",
+            "port": asked.port if asked else 0,
+            "rules": ["clone"],
+            "reason": refused.reason,
+        }
+        await self.store.write(lambda tx: tx.record(Event(Kind.EGRESS_REFUSED, self.person, data, self.run)))
+
+    async def stands(self, requests: Sequence[EgressRequest]) -> frozenset[str]:
+        """All of them: its sandbox ends with the clone."""
+        return frozenset(request.id for request in requests)
+
+    def carried(self) -> str:
+        """What `read` reads: for a proxy that is another process, in the sandbox's own credential."""
+        return json.dumps([self.run, self.person, self.host, self.port, self.is_private_allowed])
+
+    @classmethod
+    def read(cls, store: Store, carried: str) -> CloneEgress:
+        """The gatekeeper that `carried` wrote. Only for a text that is known to be our own."""
+        run, person, host, port, is_private_allowed = json.loads(carried)
+        return cls(store, RunId(run), person, host, port, is_private_allowed)

@@ -31,7 +31,7 @@ from ringfence_sandbox.egress.quota import Seats
 from ringfence_sandbox.egress.settings import EgressSettings
 
 _SANDBOX = re.compile(r"[a-z][a-z0-9-]{0,39}")
-_TOKEN_BYTES = 512
+_TOKEN_BYTES = 1024
 
 
 class Identities(Protocol):

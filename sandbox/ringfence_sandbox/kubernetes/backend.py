@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ringfence_sandbox import cloning
 from ringfence_sandbox.contract import Backend, EgressGatekeeper, Layer, Sandbox, SandboxId, SandboxSpec
 from ringfence_sandbox.errors import (
     IsolationUnavailable,
@@ -23,7 +24,7 @@ from ringfence_sandbox.kubernetes import kinds, names, objects, rights_check, tr
 from ringfence_sandbox.kubernetes.agent_api import remove_grant, standing_grants
 from ringfence_sandbox.kubernetes.api import ClusterApi
 from ringfence_sandbox.kubernetes.credentials import ControlKey
-from ringfence_sandbox.kubernetes.egress_identity import WayOut
+from ringfence_sandbox.kubernetes.egress_identity import Carried, WayOut
 from ringfence_sandbox.kubernetes.errors import Conflict, QuotaFull, RequestRefused
 from ringfence_sandbox.kubernetes.json_value import Object, labels_of, name_of, strings, text
 from ringfence_sandbox.kubernetes.link import Link, Linked
@@ -117,6 +118,8 @@ class KubernetesBackend(Backend):
 
     async def create(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
         self._must_fit(spec)
+        if isinstance(egress, Carried):
+            return await self._create_cold(spec, carried=egress.carried())
         if self.pool is not None and (member := await self.pool.claim(spec)) is not None:
             try:
                 return await self._bind(self.pool, member, spec)
@@ -125,13 +128,14 @@ class KubernetesBackend(Backend):
                 await self.pool.discard(member)
         return await self._create_cold(spec)
 
-    async def _create_cold(self, spec: SandboxSpec) -> Sandbox:
+    async def _create_cold(self, spec: SandboxSpec, *, carried: str = "") -> Sandbox:
         namespace = names.cold_namespace(spec.id)
         self.cold_starts += 1
         await self._claim_name(spec, namespace)
         try:
             view = await self._build(spec, namespace, state="running")
-            return await self._enter(spec, namespace, view, seen=await self._network_seen(namespace))
+            seen = await self._network_seen(namespace)
+            return await self._enter(spec, namespace, view, seen=seen, carried=carried)
         except BaseException:
             # whatever went wrong, half a sandbox is never left behind; cancellation included
             await asyncio.shield(self._abandon(namespace))
@@ -241,12 +245,16 @@ class KubernetesBackend(Backend):
                 await asyncio.sleep(0.005 * (1 + attempt // 10))
         raise AssertionError("unreachable")
 
-    async def _enter(self, spec: SandboxSpec, namespace: str, view: PodView, *, seen: str) -> KubernetesSandbox:
+    async def _enter(
+        self, spec: SandboxSpec, namespace: str, view: PodView, *, seen: str, carried: str = ""
+    ) -> KubernetesSandbox:
         link = Link(self.api, self.settings, self._key, namespace, self._now)
         linked = await link.connect_to(view, timeout_s=self.settings.start_timeout_s)
-        return await self._hold(spec, link, linked, seen=seen)
+        return await self._hold(spec, link, linked, seen=seen, carried=carried)
 
-    async def _hold(self, spec: SandboxSpec, link: Link, linked: Linked, *, seen: str) -> KubernetesSandbox:
+    async def _hold(
+        self, spec: SandboxSpec, link: Link, linked: Linked, *, seen: str, carried: str = ""
+    ) -> KubernetesSandbox:
         """A sandbox over a connection. Raises `IsolationUnavailable` where its fence lacks a layer."""
         layers = self._layers(spec, linked, seen)
         missing = [layer for layer in layers if not layer.is_held]
@@ -258,7 +266,7 @@ class KubernetesBackend(Backend):
                 fix="mend the nodes, or name the reduced level in the profile",
             )
         try:
-            told = await self._way_out(spec, linked)
+            told = await self._way_out(spec, linked, carried)
         except BaseException:
             await linked.connection.close()
             await link.let_go()
@@ -274,14 +282,15 @@ class KubernetesBackend(Backend):
         self._open[spec.id] = sandbox
         return sandbox
 
-    async def _way_out(self, spec: SandboxSpec, linked: Linked) -> Mapping[str, str]:
+    async def _way_out(self, spec: SandboxSpec, linked: Linked, carried: str) -> Mapping[str, str]:
         """What tells commands of the proxy, with a credential that is good from this pod's address only."""
         how = self.settings
         if not spec.has_egress or not how.egress_address or self._egress is None:
             return {}
         address = linked.pod.address
         await self._egress.addresses.stands(spec.id, address)
-        return await trust.tell(linked.connection, spec, how, self._egress.key, address=address)
+        token = self._egress.key.token(spec.id, address, carried=carried)
+        return await trust.tell(linked.connection, spec, how, self._egress.key, token=token)
 
     def _layers(self, spec: SandboxSpec, linked: Linked, seen: str) -> list[Layer]:
         """The fence as found: what stands in the pod by construction, and what was found inside."""
@@ -384,18 +393,19 @@ class KubernetesBackend(Backend):
         await waiting.until_gone(self.api, namespace, timeout_s=DESTROY_WITHIN_S)
 
     async def sandboxes(self) -> frozenset[SandboxId]:
-        """Every sandbox of this installation that is there, not on its way out, and no check's that is at work."""
+        """Every sandbox of this installation that is there, not on its way out, and no check or clone at work."""
         return frozenset(
             SandboxId(labels_of(namespace)[names.SANDBOX])
             for namespace in await self._namespaces(names.SANDBOX)
-            if not text(namespace, "metadata", "deletionTimestamp") and not self._is_checked(namespace)
+            if not text(namespace, "metadata", "deletionTimestamp") and not self._is_at_work(namespace)
         )
 
-    def _is_checked(self, namespace: Object) -> bool:
-        """Whether `doctor` may still be at work in it: it is in no run's row, and its process may be anywhere."""
-        made = datetime.fromisoformat(text(namespace, "metadata", "creationTimestamp"))
-        is_young = self._now() - made < rights_check.ABANDONED_AFTER
-        return names.is_check(labels_of(namespace)[names.SANDBOX]) and is_young
+    def _is_at_work(self, namespace: Object) -> bool:
+        """Whether `doctor` or a clone may still be at work in it: no run's row has it, its process may be anywhere."""
+        age = self._now() - datetime.fromisoformat(text(namespace, "metadata", "creationTimestamp"))
+        sandbox = labels_of(namespace)[names.SANDBOX]
+        is_check = names.is_check(sandbox) and age < rights_check.ABANDONED_AFTER
+        return is_check or (cloning.is_clone(sandbox) and age < cloning.ABANDONED_AFTER)
 
     async def grants(self) -> Mapping[str, str]:
         """What grants opened for runs and still stands: `NAMESPACE/ROLE` → the grant's id."""

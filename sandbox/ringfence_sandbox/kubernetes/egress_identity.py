@@ -6,6 +6,9 @@ one that the agent applied, is simply wrong. Addresses are given out again, so t
 sandbox has now: one that was suspended has none. The proxy needs this key and no right in the cluster; the key opens no
 sandbox. Code: HMAC-SHA256 over `SANDBOX|ADDRESS`, 64 hex digits.
 
+What a sandbox of no run may reach is in no table. It travels in the credential, as `CODE.PASS` with the code over
+`SANDBOX|ADDRESS|PASS`, where PASS is the text in base64url: the sandbox can read it and change nothing.
+
 From the same key follows each sandbox's certificate authority, for hosts whose TLS the proxy ends: the control plane
 puts the certificate into the pod, any replica of the proxy signs with the key, and nothing is stored or sent. Key:
 HKDF-SHA256, reduced to a P-256 scalar with 64 bits to spare (FIPS 186-5, A.2.1).
@@ -13,15 +16,16 @@ HKDF-SHA256, reduced to a P-256 scalar with 64 bits to spare (FIPS 186-5, A.2.1)
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import ipaddress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ringfence_sandbox.contract import SandboxId
+from ringfence_sandbox.contract import EgressGatekeeper, SandboxId
 from ringfence_sandbox.errors import IsolationUnavailable
 
 if TYPE_CHECKING:  # every command imports this module, and the proxy is heavy
@@ -56,9 +60,14 @@ class EgressKey:
                 f"the egress key {path} cannot be read: {error.strerror}", fix="mount it, or name another file"
             ) from error
 
-    def token(self, sandbox: SandboxId, address: str) -> str:
-        """The sandbox's credential while its pod has this address."""
-        return hmac.new(self.secret, f"{sandbox}|{written(address)}".encode(), hashlib.sha256).hexdigest()
+    def token(self, sandbox: SandboxId, address: str, *, carried: str = "") -> str:
+        """The sandbox's credential while its pod has this address, with what it carries."""
+        passed = base64.urlsafe_b64encode(carried.encode()).decode().rstrip("=")
+        return f"{self._code(sandbox, address, passed)}.{passed}" if passed else self._code(sandbox, address, "")
+
+    def _code(self, sandbox: SandboxId, address: str, passed: str) -> str:
+        said = "|".join((sandbox, written(address), *([passed] if passed else [])))
+        return hmac.new(self.secret, said.encode(), hashlib.sha256).hexdigest()
 
     def authority(self, sandbox: SandboxId, *, now: datetime | None = None) -> RunAuthority:
         """The sandbox's own authority, valid for 30 days from now: the same key and name wherever it is made."""
@@ -74,7 +83,23 @@ class EgressKey:
         return RunAuthority.create(sandbox, key=ec.derive_private_key(scalar, ec.SECP256R1()), now=now)
 
     async def is_theirs(self, sandbox: SandboxId, token: str, address: IpAddress) -> bool:
-        return hmac.compare_digest(self.token(sandbox, str(address)).encode(), token.encode())
+        code, dot, passed = token.partition(".")
+        is_whole = bool(passed) == bool(dot)
+        return hmac.compare_digest(self._code(sandbox, str(address), passed).encode(), code.encode()) and is_whole
+
+
+def carried_by(token: str) -> str:
+    """What a credential carries, "" for nothing. Only of one that `is_theirs`: what it says is then our own word."""
+    passed = token.partition(".")[2]
+    return base64.urlsafe_b64decode(passed + "=" * (-len(passed) % 4)).decode()
+
+
+@runtime_checkable
+class Carried(EgressGatekeeper, Protocol):
+    """A gatekeeper that fits into a credential, for a sandbox that is in no run's row."""
+
+    def carried(self) -> str:
+        """What it opens, as the proxy reads it. A few hundred characters at most."""
 
 
 class Addresses(Protocol):

@@ -21,11 +21,11 @@ CA = PurePosixPath(TRUST) / "ca.pem"
 
 
 async def tell(
-    connection: ServerConnection, spec: SandboxSpec, settings: ClusterSettings, key: EgressKey, *, address: str
+    connection: ServerConnection, spec: SandboxSpec, settings: ClusterSettings, key: EgressKey, *, token: str
 ) -> Mapping[str, str]:
-    """Put the files into the pod that has this address, and return the variables. Raises `SandboxError`."""
+    """Put the files into the pod, and return the variables. Raises `SandboxError`."""
     host = f"[{settings.egress_address}]" if ":" in settings.egress_address else settings.egress_address
-    proxy = f"http://{spec.id}:{key.token(spec.id, address)}@{host}:{settings.egress_port}"
+    proxy = f"http://{spec.id}:{token}@{host}:{settings.egress_port}"
     if not has_trust(spec, settings):
         return proxy_environment(proxy)
     for path, data in (await asyncio.to_thread(trusted, proxy, spec, settings, key)).items():

@@ -11,7 +11,7 @@ import pytest
 from ringfence.egress_parts import AUTHORITY_KEPT, Authorities
 from ringfence_sandbox.contract import SandboxId
 from ringfence_sandbox.errors import IsolationUnavailable
-from ringfence_sandbox.kubernetes.egress_identity import EgressKey
+from ringfence_sandbox.kubernetes.egress_identity import EgressKey, carried_by
 
 KEY = EgressKey(b"k" * 32)
 MINE, OTHER = SandboxId("r1-1"), SandboxId("r2-1")
@@ -39,6 +39,29 @@ async def test_another_address_sandbox_or_key_is_not_theirs(sandbox: SandboxId, 
 async def test_the_sandbox_is_known_from_its_own_address_however_that_is_written() -> None:
     assert await KEY.is_theirs(MINE, KEY.token(MINE, "10.0.0.7"), ip_address("10.0.0.7"))
     assert await KEY.is_theirs(MINE, KEY.token(MINE, "2001:db8:0:0::1"), ip_address("2001:db8::1"))
+
+
+CLONE = SandboxId("clone-1")
+PASS = KEY.token(CLONE, "10.0.0.7", carried="git.example")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        KEY.token(CLONE, "10.0.0.7"),
+        PASS.partition(".")[0],
+        PASS.partition(".")[0] + ".",
+        PASS[:-2] + "AA",
+        KEY.token(CLONE, "10.0.0.7") + "." + PASS.partition(".")[2],
+        KEY.token(OTHER, "10.0.0.7", carried="git.example"),
+        KEY.token(CLONE, "10.0.0.8", carried="git.example"),
+    ],
+)
+async def test_what_a_credential_carries_cannot_be_changed_added_or_taken_away(token: str) -> None:
+    is_plain = token == KEY.token(CLONE, "10.0.0.7")
+    assert await KEY.is_theirs(CLONE, token, ip_address("10.0.0.7")) is is_plain
+    assert await KEY.is_theirs(CLONE, PASS, ip_address("10.0.0.7"))
+    assert (carried_by(PASS), carried_by(KEY.token(CLONE, "10.0.0.7"))) == ("git.example", "")
 
 
 def shakes_hands(trusted: bytes, server: ssl.SSLContext, host: str) -> bool:
