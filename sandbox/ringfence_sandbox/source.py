@@ -3,6 +3,9 @@
 A repository can run commands through its configuration (fsmonitor, filters, includes, hooks, credential helpers). So
 git on the host never reads the configuration of a person's checkout: a temporary git directory with nothing but a
 fresh configuration borrows its objects, and all work is done there. Nothing here reads what an agent wrote.
+
+Nor does a repository bring in another one: a folder whose parts lead to a second, private repository of the person
+(links, a `.git` file, alternates) would hand that to the agent. Such a place is refused until the person names it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ SHALLOW_REFS = "refs/shallow/"
 """Known to `inside.repository` too, which imports nothing from outside."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
+_WORKTREE = re.compile(r"^\s*worktree\s*=\s*\"?([^\"\n]+)", re.IGNORECASE | re.MULTILINE)
 _SHA256_FORMAT = re.compile(r"^\s*objectformat\s*=\s*\"?sha256", re.IGNORECASE | re.MULTILINE)
 _QUIET = (
     "-c", "core.fsmonitor=false",
@@ -50,6 +54,7 @@ def bundle_from_path(path: Path, *, into: Path, allow_dirty: bool = False) -> Bu
     With `allow_dirty`, uncommitted changes are left out instead of refused.
     """
     checkout = _find(path)
+    _refuse_foreign(checkout, path)
     commit, branch = _head(checkout, path)
     target = into / "repository.bundle"
     with _borrowed(checkout) as git_dir:
@@ -110,6 +115,43 @@ def _linked(marker: Path) -> Path:
     if not found.is_dir():
         raise WorkspaceRefused(f"{marker} points to {found}, which does not exist; run `git worktree repair`")
     return found
+
+
+def _refuse_foreign(checkout: _Checkout, path: Path) -> None:
+    """Raise `WorkspaceRefused` for a repository that has its commits from a place that is not its own."""
+    own, common = checkout.git_dir, checkout.common_dir
+    if checkout.top is not None and own.resolve() != checkout.top / ".git" and not _points_back(own, checkout.top):
+        raise _foreign(path, ".git", own)
+    if common != own and common != own.parent.parent:
+        raise _foreign(path, "commondir", common)
+    for folder in (own, common):
+        for name in ("HEAD", "refs", "packed-refs", "objects", "objects/pack", "objects/info"):
+            if (folder / name).is_symlink():
+                raise _foreign(path, name, folder / name)
+    objects = common / "objects"
+    for entry in (*objects.glob("[0-9a-f][0-9a-f]"), *objects.glob("pack/*")):
+        if entry.is_symlink():
+            raise _foreign(path, f"objects/{entry.name}", entry)
+    if _text(objects / "info" / "alternates"):
+        raise WorkspaceRefused(
+            f"{path} borrows objects from another repository; make them its own with `git repack -ad`, "
+            "then remove .git/objects/info/alternates"
+        )
+
+
+def _points_back(git_dir: Path, top: Path) -> bool:
+    """Whether a git directory elsewhere says itself that this is its worktree (linked ones, submodules)."""
+    if linked := _text(git_dir / "gitdir"):
+        return (git_dir / linked).resolve() == top / ".git"
+    named = _WORKTREE.search(_text(git_dir / "config"))
+    return named is not None and (git_dir / named[1].strip()).resolve() == top
+
+
+def _foreign(path: Path, name: str, place: Path) -> WorkspaceRefused:
+    return WorkspaceRefused(
+        f"{path}: its {name} leads to {place.resolve()}, which is not this repository's; if that is what the agent is "
+        "to work on, name it with --repo"
+    )
 
 
 def _common(git_dir: Path) -> Path:
