@@ -17,7 +17,7 @@ from ringfence.auth import attempts, sessions, tokens
 from ringfence.auth.errors import Denied
 from ringfence.auth.identity import Identity
 from ringfence.auth.roles import EVERY_TEAM, Permission
-from ringfence_audit.events import Event, Kind
+from ringfence_audit.events import JsonValue
 from ringfence_audit.port import Transaction
 from ringfence_tools.clock import micros
 
@@ -95,7 +95,7 @@ async def _by_token(request: Request, house: House, header: str) -> Identity:
     # 256 random bits need no waiting: a wrong token is always a 401, and only what is recorded of them is bounded.
     use = await house.store.read(look)
     if use is None:
-        await house.store.write(lambda tx: _refused(tx, address, request_line(request)))
+        await _refused_token(house, address, request_line(request))
         raise NotLoggedIn("this token is unknown, has expired or was revoked")
     if use.is_due or request.method not in SAFE:
         found = use
@@ -103,12 +103,18 @@ async def _by_token(request: Request, house: House, header: str) -> Identity:
     return use.identity
 
 
-def _refused(tx: Transaction, address: str, line: str) -> None:
+async def _refused_token(house: House, address: str, line: str) -> None:
     """A wrong token is counted like a wrong password, and is an entry."""
-    if attempts.wait_s(tx.connection, None, address, micros(tx.now)):
-        return
-    attempts.failed(tx, None, address)
-    tx.record(Event(Kind.LOGIN, "system:auth", {"what": "token.refused", "address": address, "request": line}))
+
+    def count(tx: Transaction) -> bool:
+        if attempts.wait_s(tx.connection, None, address, micros(tx.now)):
+            return False
+        attempts.failed(tx, None, address)
+        return True
+
+    if await house.store.write(count):
+        data: dict[str, JsonValue] = {"what": "token.refused", "address": address, "request": line}
+        await house.refusals.record(house.store, lambda _: data)
 
 
 async def require(request: Request, identity: Identity, permission: Permission, team: str) -> None:

@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 
 from ringfence.api.catalogue import Catalogue
 from ringfence.api.feed import Feed
+from ringfence.api.log_index import LogIndex
 from ringfence.api.origin import LOOPBACK, Origin
 from ringfence.api.verdicts import Verdicts
 from ringfence.auth.provider import Provider
+from ringfence.auth.refusals import Refusals
 from ringfence.auth.sealing import Seal
 from ringfence.settings import Settings
 from ringfence.wiring import Workshop
@@ -42,6 +44,9 @@ class House:
     workshop: Workshop | None = None
     clock: Callable[[], datetime] = field(default=_now)
     catalogue: Catalogue = field(default_factory=Catalogue)
+    refusals: Refusals = field(default_factory=Refusals)
+    index: LogIndex | None = None
+    """Where entries are found; without one, questions to the log are answered piece by piece."""
     provider: Provider | None = None
     """Where people log in beside, or instead of, a local password."""
 

@@ -7,6 +7,7 @@ are let go at their next step, and open streams are closed so that nothing holds
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,9 +21,11 @@ import ringfence.api.schema  # noqa: F401 its tables
 from ringfence.api.app import create_app
 from ringfence.api.feed import Feed
 from ringfence.api.house import LOOPBACK, House, Origin
+from ringfence.api.log_index import LogIndex
 from ringfence.api.verdicts import Verdicts, check_in_process
 from ringfence.auth.provider import Provider, ProviderSettings
 from ringfence.auth.provider_web import HttpsWeb
+from ringfence.auth.refusals import Refusals
 from ringfence.auth.sealing import Seal
 from ringfence.errors import Mistake
 from ringfence.notify.notifier import Notifier
@@ -31,6 +34,7 @@ from ringfence.session import Session
 from ringfence.settings import Settings
 from ringfence.wiring import open_workshop
 from ringfence.working import work
+from ringfence_audit.errors import LogUnavailable
 from ringfence_audit.store import SqlStore
 from ringfence_tools.builtin.toolset import builtin_toolbox
 
@@ -63,6 +67,7 @@ class Address:
 
 def make_house(settings: Settings, store: SqlStore, origin: Origin) -> House:
     """A house over an open store, that assigns nothing yet."""
+    refusals = Refusals()
     return House(
         settings=settings,
         store=store,
@@ -71,11 +76,13 @@ def make_house(settings: Settings, store: SqlStore, origin: Origin) -> House:
         origin=origin,
         feed=Feed(store),
         verdicts=Verdicts(check_in_process(settings)),
-        provider=_provider(settings, origin),
+        refusals=refusals,
+        index=LogIndex(settings, store),
+        provider=_provider(settings, origin, refusals),
     )
 
 
-def _provider(settings: Settings, origin: Origin) -> Provider | None:
+def _provider(settings: Settings, origin: Origin, refusals: Refusals) -> Provider | None:
     """Raises `Mistake` where `RINGFENCE_OIDC` cannot be used."""
     if not settings.oidc:
         return None
@@ -88,7 +95,7 @@ def _provider(settings: Settings, origin: Origin) -> Provider | None:
             f"RINGFENCE_OIDC: {place}: {first['msg']}",
             fix='Write {"issuer": "https://login.example.org", "client_id": "ringfence", "map": {…}}',
         ) from error
-    return Provider(found, HttpsWeb(), redirect_uri=f"{origin.text}/login/callback")
+    return Provider(found, HttpsWeb(), redirect_uri=f"{origin.text}/login/callback", refusals=refusals)
 
 
 def serve(session: Session, address: Address, *, has_worker: bool) -> None:
@@ -125,7 +132,10 @@ async def living(session: Session, house: House, *, has_worker: bool) -> AsyncIt
             asyncio.create_task(house.feed.run(), name="feed"),
             asyncio.create_task(house.verdicts.keep(VERIFY_EVERY_S), name="verdicts"),
             asyncio.create_task(Notifier(house, routes).run(), name="notifier"),
+            asyncio.create_task(house.refusals.keep(house.store), name="refusals"),
         ]
+        if house.index is not None:
+            beside.append(asyncio.create_task(house.index.run(), name="log-index"))
         working = asyncio.create_task(work(workshop, stop=stop), name="worker") if has_worker else None
         try:
             yield replace(house, workshop=workshop)
@@ -135,6 +145,10 @@ async def living(session: Session, house: House, *, has_worker: bool) -> AsyncIt
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, *([working] if working else []), return_exceptions=True)
+            if house.index is not None:
+                house.index.close()
+            with contextlib.suppress(LogUnavailable):
+                await house.refusals.tell(house.store, is_end=True)
 
 
 @contextmanager

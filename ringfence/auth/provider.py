@@ -12,32 +12,37 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 from urllib.parse import urlencode
 
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from ringfence.auth import people, sessions
-from ringfence.auth.errors import LoginRefused, PersonExists
+from ringfence.auth.errors import LoginRefused, PersonExists, TooManyTries
 from ringfence.auth.identity import GroupPlace, Membership
+from ringfence.auth.published import Published, Web
+from ringfence.auth.refusals import Refusals
 from ringfence.auth.roles import Role
 from ringfence.auth.schema import people as accounts
 from ringfence.auth.schema import provider_logins
 from ringfence.auth.secret_values import fingerprint, new_secret
-from ringfence_audit.events import Event, Kind
 from ringfence_audit.port import Store, Transaction
 from ringfence_tools.clock import micros
 
 WITHIN_US = 10 * 60 * 1_000_000
 ALGORITHMS = ["RS256", "ES256", "PS256", "EdDSA", "RS512", "ES384"]
 """Signatures that are believed: no `none`, no shared-secret one."""
+MOST_PENDING = 5_000
+"""Log-ins that may have been begun and not ended: strangers begin them too."""
 _LEEWAY_S = 60
+_PENDING = select(func.count()).select_from(provider_logins)
 
 
 class GroupRule(BaseModel):
@@ -59,14 +64,6 @@ class ProviderSettings(BaseModel):
     name_claim: str = "preferred_username"
     groups_claim: str = "groups"
     map: dict[str, GroupRule] = {}
-
-
-class Web(Protocol):
-    """How the provider is reached. Raises `OSError` where it does not answer."""
-
-    async def get_json(self, url: str) -> Mapping[str, object]: ...
-
-    async def post_form(self, url: str, form: Mapping[str, str]) -> Mapping[str, object]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +88,23 @@ class _Pending:
 
 
 class Provider:
-    """One provider. Its discovery document and keys are read when they are needed."""
+    """One provider. What it publishes is read when it is needed and believed for `KEPT_S`: strangers who begin log-ins
+    cause no request each. Use it on one event loop."""
 
-    def __init__(self, settings: ProviderSettings, web: Web, *, redirect_uri: str) -> None:
+    def __init__(
+        self,
+        settings: ProviderSettings,
+        web: Web,
+        *,
+        redirect_uri: str,
+        refusals: Refusals | None = None,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._web = web
         self._redirect_uri = redirect_uri
+        self._refusals = refusals or Refusals()
+        self._published = Published(web, ticks)
 
     async def start(self, store: Store, *, next_path: str) -> Started:
         """Raises `LoginRefused` where the provider's word is not usable, `OSError` where it does not answer."""
@@ -105,6 +113,8 @@ class Provider:
 
         def keep(tx: Transaction) -> None:
             tx.connection.execute(delete(provider_logins).where(provider_logins.c.expires_at < micros(tx.now)))
+            if tx.connection.execute(_PENDING).scalar_one() >= MOST_PENDING:
+                raise TooManyTries(WITHIN_US // 1_000_000)
             tx.connection.execute(
                 insert(provider_logins).values(
                     state_sha256=fingerprint(state),
@@ -130,16 +140,24 @@ class Provider:
         return Started(_with_query(_text(found, "authorization_endpoint"), asked), browser)
 
     async def finish(self, store: Store, *, state: str, code: str, browser: str, address: str) -> Finished:
-        """Open the session of the person whom the provider names. Raises `LoginRefused`, and `OSError`."""
+        """Open the session of the person whom the provider names; without a code it let nobody in.
+
+        Raises `LoginRefused`, and `OSError`.
+        """
         try:
             return await self._finish(store, state=state, code=code, browser=browser, address=address)
         except LoginRefused as error:
             data = {"what": "login.refused", "claimed": "", "address": address, "reason": f"provider: {error}"[:300]}
-            await store.write(lambda tx: tx.record(Event(Kind.LOGIN, "system:auth", data)))
+            await self._refusals.record(store, lambda _: data)
             raise
 
     async def _finish(self, store: Store, *, state: str, code: str, browser: str, address: str) -> Finished:
-        pending = await store.write(lambda tx: _take(tx, state, browser))
+        if not code:
+            raise LoginRefused("the provider let nobody in")
+        # Looked at before it is taken: a stranger's made-up answer costs no transaction.
+        pending = None
+        if await store.read(lambda connection: _is_begun(connection, state, browser)):
+            pending = await store.write(lambda tx: _take(tx, state, browser))
         if pending is None:
             raise LoginRefused("this log-in was not begun here, or is too old")
         found = await self._discovered()
@@ -164,17 +182,20 @@ class Provider:
 
     async def _discovered(self) -> Mapping[str, object]:
         base = self._settings.issuer.rstrip("/")
-        found = await self._web.get_json(f"{base}/.well-known/openid-configuration")
+        found = await self._published.get(f"{base}/.well-known/openid-configuration")
         if str(found.get("issuer", "")).rstrip("/") != base:
             raise LoginRefused("the provider calls itself by another name", fix="Mend `issuer` in RINGFENCE_OIDC")
         return found
 
     async def _claims(self, found: Mapping[str, object], token: str, nonce: str) -> Mapping[str, object]:
         """The ID token's claims; signature, issuer, audience, times and nonce checked (OpenID Connect 1.0, 3.1.3.7)."""
-        keys = await self._web.get_json(_text(found, "jwks_uri"))
+        address = _text(found, "jwks_uri")
         try:
-            # Any: the library's key-set form is untyped JSON.
-            decoded = jwt.decode(token, KeySet.import_key_set(keys), algorithms=ALGORITHMS)  # type: ignore[arg-type]
+            try:
+                decoded = _decoded(token, await self._published.get(address))
+            except (JoseError, ValueError):
+                # The provider may have changed its keys since they were read.
+                decoded = _decoded(token, await self._published.get(address, is_doubted=True))
             registry = jwt.JWTClaimsRegistry(
                 leeway=_LEEWAY_S,
                 iss={"essential": True, "values": [self._settings.issuer, self._settings.issuer.rstrip("/")]},
@@ -224,6 +245,17 @@ class Provider:
             [Membership(team, Role(role)) for team, role in roles if team in known and role in set(Role)],
             [GroupPlace(team, name) for team, name in groups if team in known],
         )
+
+
+def _decoded(token: str, keys: Mapping[str, object]) -> jwt.Token:
+    # Any: the library's key-set form is untyped JSON.
+    return jwt.decode(token, KeySet.import_key_set(keys), algorithms=ALGORITHMS)  # type: ignore[arg-type]
+
+
+def _is_begun(connection: Connection, state: str, browser: str) -> bool:
+    where = provider_logins.c.state_sha256 == fingerprint(state)
+    row = connection.execute(select(provider_logins.c.browser_sha256).where(where)).first()
+    return row is not None and hmac.compare_digest(row.browser_sha256, fingerprint(browser))
 
 
 def _challenge(verifier: str) -> str:

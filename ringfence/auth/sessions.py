@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
@@ -11,6 +12,7 @@ from ringfence.auth import attempts, passwords
 from ringfence.auth.errors import LoginRefused, TooManyTries
 from ringfence.auth.identity import Identity
 from ringfence.auth.people import finish_setup, identity_of, setup_link
+from ringfence.auth.refusals import Refusals
 from ringfence.auth.schema import people, web_sessions
 from ringfence.auth.sealing import Seal
 from ringfence.auth.secret_values import fingerprint, new_secret
@@ -39,34 +41,39 @@ class _Account:
     is_open: bool
 
 
-async def log_in(store: Store, seal: Seal, name: str, password: str, code: str, *, address: str) -> str:
-    """The new session's secret. Raises `LoginRefused` and `TooManyTries`, alike for every kind of failure."""
+async def log_in(
+    store: Store, seal: Seal, name: str, password: str, code: str, *, address: str, refusals: Refusals | None = None
+) -> str:
+    """The new session's secret. Raises `LoginRefused` and `TooManyTries`, alike for every kind of failure.
+
+    `refusals` bounds what strangers can write into the log; without it each one is an entry.
+    """
     claimed = name.strip().lower()[:64]
+    refused = refusals or Refusals()
 
     def look(tx: Transaction) -> tuple[int, _Account, int]:
         wait = attempts.wait_s(tx.connection, claimed, address, micros(tx.now))
-        if wait:
-            _refused(tx, claimed, address, "slowed down")
-        else:
+        if not wait:
             # Counted before the password is looked at, so that tries at once cannot pass together.
             attempts.failed(tx, claimed, address)
         return wait, _account(tx.connection, claimed), int(tx.now.timestamp())
 
     wait, account, now_s = await store.write(look)
     if wait:
+        await refused.record(store, lambda tx: _refused(tx, claimed, address, "slowed down"))
         raise TooManyTries(wait)
     is_right = await asyncio.to_thread(passwords.is_password, password, account.password)
     step = passwords.matching_step(seal.open(account.sealed_seed, claimed), code, now_s=now_s, after=account.step)
 
     def finish(tx: Transaction) -> str | None:
         if not (is_right and account.is_open and step is not None and _use_step(tx, claimed, step)):
-            _refused(tx, claimed, address, "wrong name, password or code")
             return None
         attempts.succeeded(tx, claimed, address)
         return open_session(tx, claimed, how="password", address=address)
 
     secret = await store.write(finish)
     if secret is None:
+        await refused.record(store, lambda tx: _refused(tx, claimed, address, "wrong name, password or code"))
         raise LoginRefused
     return secret
 
@@ -157,9 +164,8 @@ def _use_step(tx: Transaction, name: str, step: int) -> bool:
     return bool(tx.connection.execute(update(people).where(where).values(totp_step=step)).rowcount)
 
 
-def _refused(tx: Transaction, claimed: str, address: str, reason: str) -> None:
+def _refused(tx: Transaction, claimed: str, address: str, reason: str) -> Mapping[str, JsonValue]:
     """A name that is no account's is not kept: people type passwords there."""
     if tx.connection.execute(select(people.c.name).where(people.c.name == claimed)).first() is None:
         claimed = "(no account)"
-    data: dict[str, JsonValue] = {"what": "login.refused", "claimed": claimed, "address": address, "reason": reason}
-    tx.record(Event(Kind.LOGIN, "system:auth", data))
+    return {"what": "login.refused", "claimed": claimed, "address": address, "reason": reason}

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 from starlette.responses import Response
 
 from ringfence.api.access import HouseHere, require, require_anywhere
-from ringfence.api.evidence import entries_page, entry_with_proof
+from ringfence.api.evidence import entries_found, entry_with_proof
 from ringfence.api.routes.log import record_query
 from ringfence.auth.roles import EVERY_TEAM, Permission
 from ringfence.console.visiting import Visitor, see, views_of
@@ -43,7 +43,7 @@ async def ask(
     if any(given.values()) or refused:
         await record_query(house, visitor, asked)
     reach = visitor.reach(Permission.READ_ENTRIES)
-    found = await house.store.read(lambda c: entries_page(c, reach, asked, after=after, limit=PAGE))
+    found = await entries_found(house, reach, asked, after=after, limit=PAGE)
     kept = {name: text for name, text in given.items() if text} | ({"refused": "true"} if refused else {})
     values = {
         "given": given,

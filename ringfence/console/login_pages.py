@@ -47,7 +47,10 @@ async def log_in(
     next: Text = "/",
 ) -> Response:
     try:
-        secret = await sessions.log_in(house.store, house.seal, name, password, code, address=address_of(request))
+        address = address_of(request)
+        secret = await sessions.log_in(
+            house.store, house.seal, name, password, code, address=address, refusals=house.refusals
+        )
     except LoginRefused as error:
         status = 429 if isinstance(error, TooManyTries) else 401
         return _login_page(request, next=local_path(next), name=name, error=str(error), status=status)
@@ -55,11 +58,14 @@ async def log_in(
 
 
 @router.get("/login/provider")
-async def to_provider(house: HouseHere, next: str = "/") -> Response:
+async def to_provider(request: Request, house: HouseHere, next: str = "/") -> Response:
     if house.provider is None:
         raise Unseen("page")
     try:
         started = await house.provider.start(house.store, next_path=local_path(next))
+    except LoginRefused as refused:
+        status = 429 if isinstance(refused, TooManyTries) else 401
+        return _login_page(request, next=local_path(next), error=str(refused), status=status)
     except OSError as error:
         raise Unavailable("the log-in provider does not answer", fix="Try again in a moment") from error
     response = RedirectResponse(started.url, 303)
@@ -75,10 +81,8 @@ async def from_provider(
         raise Unseen("page")
     browser = request.cookies.get(_provider_cookie(house), "")
     try:
-        if error or not code:
-            raise LoginRefused("the provider let nobody in", fix="Try again")
         done = await house.provider.finish(
-            house.store, state=state, code=code, browser=browser, address=address_of(request)
+            house.store, state=state, code="" if error else code, browser=browser, address=address_of(request)
         )
     except LoginRefused as refused:
         return _login_page(request, next="/", error=str(refused), status=401)

@@ -14,7 +14,7 @@ from fastapi import Path as PathParameter
 
 from ringfence.api import reading
 from ringfence.api.access import Caller, HouseHere, require, require_anywhere
-from ringfence.api.evidence import Proved, entries_page, entry_with_proof
+from ringfence.api.evidence import Proved, entries_found, entry_with_proof
 from ringfence.api.forms.log import EntryOut, ProofOut, VerdictOut
 from ringfence.api.forms.shape import Limit, PageOf, RunPath
 from ringfence.api.house import House
@@ -81,11 +81,11 @@ async def list_entries(
     after: Annotated[int | None, Query(ge=0, le=2**53)] = None,
     limit: Limit = 50,
 ) -> PageOf[EntryOut]:
-    """Newest first. The question itself becomes an entry."""
+    """Newest first; the question becomes an entry. Pages may hold fewer than `limit`: go on while there is a `next`."""
     await require_anywhere(request, identity, Permission.READ_ENTRIES)
     await record_query(house, identity, asked)
     reach = identity.reach(Permission.READ_ENTRIES)
-    found = await house.store.read(lambda c: entries_page(c, reach, asked, after=after, limit=limit))
+    found = await entries_found(house, reach, asked, after=after, limit=limit)
     following = None if found.next is None else str(found.next)
     return PageOf[EntryOut](items=[EntryOut.model_validate(entry) for entry in found.entries], next=following)
 

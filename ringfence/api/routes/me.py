@@ -44,7 +44,9 @@ async def me(identity: Caller) -> Me:
 async def log_in(request: Request, house: HouseHere, given: LoginGiven) -> TokenMade:
     """Name, password and code for a token that may do what its owner may, for 30 days."""
     address = address_of(request)
-    secret = await sessions.log_in(house.store, house.seal, given.name, given.password, given.code, address=address)
+    secret = await sessions.log_in(
+        house.store, house.seal, given.name, given.password, given.code, address=address, refusals=house.refusals
+    )
 
     def make(tx: Transaction) -> TokenMade:
         use = sessions.authenticate(tx.connection, secret, house.now_us())
