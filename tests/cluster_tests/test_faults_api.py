@@ -187,18 +187,20 @@ def space(name: str, sandbox: str, made: datetime) -> Json:
     return {"metadata": {"name": name, "labels": labels, "creationTimestamp": made.isoformat()}}
 
 
-async def test_a_sweeper_is_not_told_of_a_check_at_work_but_of_one_that_was_cut_off() -> None:
+async def test_a_sweeper_is_not_told_of_a_check_or_clone_at_work_but_of_one_that_was_cut_off() -> None:
     now = datetime(2026, 1, 1, 12, tzinfo=UTC)
     young, old = now - timedelta(minutes=9), now - timedelta(minutes=11)
     spaces: Json = [
         space("rf-r-doctor-a", "doctor-a", young),
         space("rf-r-doctor-b", "doctor-b", old),
+        space("rf-r-clone-a", "clone-a", old),
+        space("rf-r-clone-b", "clone-b", now - timedelta(hours=3)),
         space("rf-r-r1-1", "r1-1", young),
     ]
     async with played(says(200, {"items": spaces})) as (api, _):
         settings = ClusterSettings(image="images.example.org/team:1", inside_image="images.example.org/inside:1")
         backend = KubernetesBackend(api, settings, ControlKey(b"t" * 32), now=lambda: now)
-        assert await backend.sandboxes() == {"doctor-b", "r1-1"}
+        assert await backend.sandboxes() == {"doctor-b", "clone-b", "r1-1"}
 
 
 def test_no_two_checks_share_a_name_whatever_process_makes_them() -> None:

@@ -59,7 +59,11 @@ class Link:
                         await asyncio.sleep(pause_s)
                         pause_s = min(pause_s * 1.5, 0.5)
         except TimeoutError as error:
-            raise SandboxGone(f"no server answered in {self.namespace} within {timeout_s:g} s") from error
+            where = f"node {view.node}" if view.node else "its node"
+            raise SandboxGone(
+                f"no server answered in {self.namespace} within {timeout_s:g} s: {where} or its network may be gone,"
+                f" `kubectl get pods,nodes -n {self.namespace}` tells"
+            ) from error
 
     async def _attempt(self, view: PodView, context: ssl.SSLContext) -> Linked:
         loop = asyncio.get_running_loop()

@@ -30,6 +30,7 @@ class PodView:
     uid: str
     address: str
     restarts: int
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def read(pod: Object) -> PodView | Pending:
     address = text(pod, "status", "podIP")
     if address and child(main, "state", "running") is not None:
         restarts = child(main, "restartCount")
-        return PodView(text(pod, "metadata", "uid"), address, restarts if isinstance(restarts, int) else 0)
+        count = restarts if isinstance(restarts, int) else 0
+        return PodView(text(pod, "metadata", "uid"), address, count, text(pod, "spec", "nodeName"))
     return Pending(_why(pod, first, main))
 
 
@@ -107,7 +109,10 @@ def _why(pod: Object, first: Object, main: Object) -> str:
             return f"the {name} container waits: {reason}"
     if child(first, "state", "running") is not None:
         return "the first container still looks at the network"
-    return "the node has not started it"
+    node = text(pod, "spec", "nodeName")
+    if not node:
+        return "no node was chosen for it yet: `kubectl get pods -n kube-system` tells whether the scheduler is there"
+    return f"node {node} has not begun it: `kubectl get node {node}` tells whether it is there"
 
 
 async def until_running(api: ClusterApi, namespace: str, pod: Object, *, timeout_s: float) -> PodView:

@@ -74,7 +74,14 @@ def test_what_will_not_start_by_itself_is_an_error_that_says_why(
 @pytest.mark.parametrize(
     ("found", "why"),
     [
-        (pod(), "the node has not started it"),
+        (
+            pod(),
+            "no node was chosen for it yet: `kubectl get pods -n kube-system` tells whether the scheduler is there",
+        ),
+        (
+            pod() | {"spec": {"nodeName": "n1"}},
+            "node n1 has not begun it: `kubectl get node n1` tells whether it is there",
+        ),
         (
             pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes: Insufficient memory"}]),
             "no node has room: 0/3 nodes: Insufficient memory",
