@@ -265,3 +265,14 @@ async def test_a_pod_that_never_runs_is_told_with_what_it_waits_for() -> None:
     async with played(silent) as (api, _):
         with pytest.raises(SandboxBusy, match="the main container waits: ContainerCreating"):
             await waiting.until_running(api, "rf-r-x", pod("1", is_running=False), timeout_s=0.2)
+
+
+async def test_a_pod_that_a_lost_node_holds_is_told_of_when_another_must_go_on() -> None:
+    held = pod("1", is_running=True) | {"spec": {"nodeName": "n1"}}
+    # one answer that is the pod to who reads and no news to who watches
+    async with played(says(200, held | {"type": "BOOKMARK", "object": {}})) as (api, _):
+        with pytest.raises(SandboxBusy, match=r"still there after 0.2 s: `kubectl get node n1`"):
+            await waiting.until_no_pod(api, "rf-r-x", timeout_s=0.2)
+    async with played(says(200, held), streams(event("DELETED", held)), refuses(404, "gone")) as (api, script):
+        await waiting.until_no_pod(api, "rf-r-x", timeout_s=5)
+        assert len(script.seen) == 3

@@ -333,7 +333,8 @@ class KubernetesBackend(Backend):
             await earlier.let_go()
         namespace = name_of(found)
         pod = await self.api.find(kinds.POD, names.POD, namespace=namespace)
-        if pod is None or labels_of(found).get(names.STATE) == "suspended":
+        has_claim = bool(self.settings.storage_class)
+        if pod is None or labels_of(found).get(names.STATE) == "suspended" or (has_claim and waiting.is_done(pod)):
             return await self._resume(spec, namespace)
         view = await waiting.until_running(self.api, namespace, pod, timeout_s=self.settings.start_timeout_s)
         return await self._enter(spec, namespace, view, seen=await self._network_seen(namespace))
@@ -341,6 +342,9 @@ class KubernetesBackend(Backend):
     async def _resume(self, spec: SandboxSpec, namespace: str) -> Sandbox:
         if not self.settings.storage_class:
             raise SandboxGone(f"the pod in {namespace} is gone, and its files with it")
+        # applying to one that is on its way out, or over, would bring it back no more
+        await self.api.delete(kinds.POD, names.POD, namespace=namespace)
+        await waiting.until_no_pod(self.api, namespace, timeout_s=self.settings.start_timeout_s)
         view = await self._build(spec, namespace, state="running")
         await self._mark(namespace, "running")
         return await self._enter(spec, namespace, view, seen=await self._network_seen(namespace))

@@ -60,6 +60,11 @@ def read(pod: Object) -> PodView | Pending:
     return Pending(_why(pod, first, main))
 
 
+def is_done(pod: Object) -> bool:
+    """Whether the pod ends or has ended, so that only another can go on."""
+    return bool(text(pod, "metadata", "deletionTimestamp")) or text(pod, "status", "phase") in ("Failed", "Succeeded")
+
+
 def _status(pod: Object, container: str) -> Object:
     return next((one for one in objects(pod, "status", "containerStatuses") if text(one, "name") == container), {})
 
@@ -180,6 +185,31 @@ async def _states(api: ClusterApi, namespace: str, pod: Object) -> AsyncIterator
             # too old, or cut: read it again, which has a patience of its own
             await asyncio.sleep(0.05)
         pod = await api.get(kinds.POD, names.POD, namespace=namespace)
+
+
+async def until_no_pod(api: ClusterApi, namespace: str, *, timeout_s: float) -> None:
+    """Wait until a deleted pod no longer exists. Raises `SandboxBusy`."""
+    node = ""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while (pod := await api.find(kinds.POD, names.POD, namespace=namespace)) is not None:
+                node = text(pod, "spec", "nodeName")
+                await _until_deleted(api, namespace, version=text(pod, "metadata", "resourceVersion"))
+    except TimeoutError as error:
+        raise SandboxBusy(
+            f"the earlier pod in {namespace} is still there after {timeout_s:g} s: `kubectl get node {node}` tells"
+            " whether its node is there"
+        ) from error
+
+
+async def _until_deleted(api: ClusterApi, namespace: str, *, version: str) -> None:
+    """Until the pod is deleted, or the watch has nothing more to say."""
+    try:
+        async for change in api.watch(kinds.POD, namespace=namespace, name=names.POD, version=version, timeout_s=60):
+            if change.type == "DELETED":
+                return
+    except (Conflict, ClusterUnavailable):
+        await asyncio.sleep(0.05)
 
 
 async def until_gone(api: ClusterApi, namespace: str, *, timeout_s: float) -> None:
