@@ -16,13 +16,23 @@ from ringfence_agents.runs import RunRecord
 from ringfence_agents.schema import messages
 from ringfence_audit.events import JsonValue
 from ringfence_tools import escalations, ledger
-from ringfence_tools.calls import EscalationId, RunId
+from ringfence_tools.calls import CallKey, EscalationId, RunId
 from ringfence_tools.escalations import Escalation
 from ringfence_tools.ledger import CallRow
-from ringfence_tools.schema import calls
 
 TEXT_LIMIT = 20_000
 """Characters of one output that are answered; what lies beyond is counted."""
+WINDOW = 600
+"""Characters of a long output that a timeline shows of its beginning, and of its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A long output's beginning and end; `between` characters lie between them, none where `end` is empty."""
+
+    beginning: str
+    between: int
+    end: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,13 @@ class CallStep:
     def left_out(self) -> int:
         """Characters of the output that `output` leaves out."""
         return 0 if self.row.result is None else max(len(self.row.result.text) - TEXT_LIMIT, 0)
+
+    @property
+    def window(self) -> Window:
+        """The output as a timeline shows it. Hostile."""
+        text = "" if self.row.result is None else self.row.result.text
+        between = len(text) - 2 * WINDOW
+        return Window(text, 0, "") if between <= 0 else Window(text[:WINDOW], between, text[-WINDOW:])
 
     @property
     def headline(self) -> str:
@@ -72,9 +89,19 @@ def turns(connection: Connection, run: RunId, *, after: int = -1, limit: int = 5
     where = (messages.c.run == run) & (messages.c.turn > after) & (messages.c.turn <= after + limit)
     rows = connection.execute(select(messages).where(where).order_by(messages.c.seq)).all()
     said = [MessageRow(run, row.seq, row.turn, Role(row.role), json.loads(row.body)) for row in rows]
-    numbers = sorted({row.turn for row in rows} | _turns_of_calls(connection, run, after, limit))
-    cards = {one.id: one for one in escalations.of_run(connection, run)}
-    return tuple(_turn(connection, run, number, said, cards) for number in numbers)
+    made = ledger.calls_between(connection, run, after + 1, after + limit)
+    named = sorted({row.escalation for row in made if row.escalation is not None})
+    cards = {one.id: one for one in escalations.by_ids(connection, named)}
+    numbers = sorted({row.turn for row in said} | {row.key.turn for row in made})
+    return tuple(_turn(number, said, made, cards) for number in numbers)
+
+
+def one_call(connection: Connection, key: CallKey) -> CallStep | None:
+    """None where the run has no such call."""
+    row = ledger.call(connection, key)
+    if row is None:
+        return None
+    return CallStep(row, None if row.escalation is None else escalations.get(connection, row.escalation))
 
 
 def last_turn(connection: Connection, run: RunId) -> int:
@@ -83,24 +110,18 @@ def last_turn(connection: Connection, run: RunId) -> int:
     return 0 if found is None else found
 
 
-def _turns_of_calls(connection: Connection, run: RunId, after: int, limit: int) -> set[int]:
-    where = (calls.c.run == run) & (calls.c.turn > after) & (calls.c.turn <= after + limit)
-    return {row.turn for row in connection.execute(select(calls.c.turn).where(where).distinct())}
-
-
 def _turn(
-    connection: Connection,
-    run: RunId,
-    number: int,
-    said: Sequence[MessageRow],
-    cards: Mapping[EscalationId, Escalation],
+    number: int, said: Sequence[MessageRow], made: Sequence[CallRow], cards: Mapping[EscalationId, Escalation]
 ) -> Turn:
-    rows = ledger.calls_of_turn(connection, run, number)
-    steps = tuple(CallStep(row, cards.get(row.escalation) if row.escalation is not None else None) for row in rows)
+    held = tuple(
+        CallStep(row, cards.get(row.escalation) if row.escalation is not None else None)
+        for row in made
+        if row.key.turn == number
+    )
     spoken = tuple(
         row for row in said if row.turn == number and row.role not in (Role.TOOL, Role.SYSTEM, Role.COMPACTION)
     )
-    return Turn(number, spoken, steps)
+    return Turn(number, spoken, held)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ringfence.api.access import HouseHere, require, require_anywhere
 from ringfence.api.assigning import assign, begin_from
 from ringfence.api.forms.tasks import FromStep, NewTask
 from ringfence.api.house import House
-from ringfence.api.problems import DOMAIN, problem_of
+from ringfence.api.problems import DOMAIN, Unseen, problem_of
 from ringfence.api.routes.log import export_response
 from ringfence.api.routes.runs import may_steer, patch_response
 from ringfence.auth.identity import Identity
@@ -31,7 +31,7 @@ from ringfence_agents.runs import RunRecord, RunState
 from ringfence_audit.port import Transaction
 from ringfence_tools import budget, escalations
 from ringfence_tools.budget import Unit
-from ringfence_tools.calls import RunId
+from ringfence_tools.calls import CallKey, RunId
 
 router = APIRouter()
 LANES: tuple[tuple[str, tuple[RunState, ...]], ...] = (
@@ -41,7 +41,8 @@ LANES: tuple[tuple[str, tuple[RunState, ...]], ...] = (
     ("Ended otherwise", (RunState.FAILED, RunState.BLOCKED, RunState.EXHAUSTED, RunState.CANCELLED)),
 )
 IN_LANE = 12
-TURNS_SHOWN = 60
+TURNS_SHOWN = 20
+OUTPUT_SHOWN = 20_000
 DIFF_LINES = 3_000
 RunName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9]{0,23}$")]
 
@@ -137,6 +138,40 @@ async def show_run(
     return await _run_page(request, house, visitor, run, after=after)
 
 
+@router.get("/runs/{run}/calls/{turn}/{index}")
+async def show_call(
+    request: Request,
+    house: HouseHere,
+    visitor: Visitor,
+    run: RunName,
+    turn: Annotated[int, Path(ge=0, le=2**31)],
+    index: Annotated[int, Path(ge=0, le=2**31)],
+    at: Annotated[int, Query(ge=0, le=2**53)] = 0,
+) -> HTMLResponse:
+    """One call with all of its output, a piece at a time."""
+
+    def look(connection: Connection) -> steps.CallStep:
+        reading.seen_run(connection, visitor, run)
+        found = steps.one_call(connection, CallKey(RunId(run), turn, index))
+        if found is None:
+            raise Unseen("call")
+        return found
+
+    found = await house.store.read(look)
+    output = "" if found.row.result is None else found.row.result.text
+    values = {
+        "run": run,
+        "step": found,
+        "output": output[at : at + OUTPUT_SHOWN],
+        "at": at,
+        "before": max(at - OUTPUT_SHOWN, 0),
+        "behind": at + OUTPUT_SHOWN,
+        "size": len(output),
+        "may_read_entries": visitor.may_anywhere(Permission.READ_ENTRIES),
+    }
+    return views_of(request).page(request, "call.html", values, identity=visitor)
+
+
 @router.get("/runs/{run}/result")
 async def show_result(request: Request, house: HouseHere, visitor: Visitor, run: RunName) -> HTMLResponse:
     record = await house.store.read(lambda c: reading.seen_run(c, visitor, run))
@@ -230,7 +265,8 @@ async def _run_page(
             "turns": steps.turns(connection, record.id, after=first, limit=TURNS_SHOWN),
             "first": first,
             "last": last,
-            "cards": [one for one in escalations.of_run(connection, record.id) if one.is_open(house.now_us())],
+            "cards": escalations.open_ones(connection, house.now_us(), run=record.id),
+            "shown": TURNS_SHOWN,
             "bars": _bars(connection, record),
         }
 

@@ -137,6 +137,13 @@ def calls_of_turn(connection: Connection, run: RunId, turn: int) -> tuple[CallRo
     return tuple(_call_row(row) for row in _OF_TURN.all(connection, {"in_run": run, "in_turn": turn}))
 
 
+def calls_between(connection: Connection, run: RunId, first: int, last: int) -> tuple[CallRow, ...]:
+    """The calls of the turns first ≤ turn ≤ last, in the model's order."""
+    where = (calls.c.run == run) & (calls.c.turn >= first) & (calls.c.turn <= last)
+    query = select(calls).where(where).order_by(calls.c.turn, calls.c.idx)
+    return tuple(_call_row(row) for row in connection.execute(query))
+
+
 def unsettled(connection: Connection, run: RunId) -> tuple[CallRow, ...]:
     """Every call of a run without a result: a sandbox is not released while one of them is at *intent*."""
     query = select(calls).where(calls.c.run == run, calls.c.state != CallState.DONE.value)
