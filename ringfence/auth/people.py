@@ -216,7 +216,7 @@ def person_record(connection: Connection, name: str) -> PersonRecord:
 def list_people(connection: Connection, *, after: str = "", limit: int = 50) -> tuple[PersonRecord, ...]:
     """By name."""
     query = select(people).where(people.c.name > after).order_by(people.c.name).limit(limit)
-    return tuple(_person(connection, row) for row in connection.execute(query).all())
+    return _persons(connection, connection.execute(query).all())
 
 
 def list_teams(
@@ -290,19 +290,32 @@ def _groups_now(connection: Connection, name: str, team: str) -> frozenset[str] 
 
 
 def _person(connection: Connection, row: Row[tuple[object, ...]]) -> PersonRecord:
-    held = select(memberships.c.team, memberships.c.role).where(memberships.c.person == row.name).distinct()
-    roles = [Membership(each.team, Role(each.role)) for each in connection.execute(held)]
-    return PersonRecord(
-        name=row.name,
-        kind=row.kind,
-        display=row.display,
-        email=row.email,
-        has_password=bool(row.password),
-        issuer=row.issuer,
-        is_disabled=row.disabled_at is not None,
-        created_at=row.created_at,
-        memberships=tuple(sorted(roles, key=str)),
-        groups=tuple(_groups(connection, row.name)),
+    return _persons(connection, [row])[0]
+
+
+def _persons(connection: Connection, rows: Sequence[Row[tuple[object, ...]]]) -> tuple[PersonRecord, ...]:
+    """These accounts with their places, which are read for all of them at once."""
+    names = [row.name for row in rows]
+    roles: dict[str, set[Membership]] = {name: set() for name in names}
+    groups: dict[str, set[GroupPlace]] = {name: set() for name in names}
+    for each in connection.execute(select(memberships).where(memberships.c.person.in_(names))):
+        roles[each.person].add(Membership(each.team, Role(each.role)))
+    for place in connection.execute(select(person_groups).where(person_groups.c.person.in_(names))):
+        groups[place.person].add(GroupPlace(place.team, place.name))
+    return tuple(
+        PersonRecord(
+            name=row.name,
+            kind=row.kind,
+            display=row.display,
+            email=row.email,
+            has_password=bool(row.password),
+            issuer=row.issuer,
+            is_disabled=row.disabled_at is not None,
+            created_at=row.created_at,
+            memberships=tuple(sorted(roles[row.name], key=str)),
+            groups=tuple(sorted(groups[row.name], key=str)),
+        )
+        for row in rows
     )
 
 

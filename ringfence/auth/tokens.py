@@ -120,11 +120,15 @@ def get(connection: Connection, token: str) -> Token | None:
     return None if row is None else _token(row)
 
 
-def list_tokens(connection: Connection, *, person: str | None, after: str = "", limit: int = 50) -> tuple[Token, ...]:
-    """By id; of one person, or of everybody."""
+def list_tokens(
+    connection: Connection, *, person: str | None, live_at: int | None = None, after: str = "", limit: int = 50
+) -> tuple[Token, ...]:
+    """By id; of one person, or of everybody. `live_at`: only those that open something at that time."""
     query = select(tokens).where(tokens.c.id > after).order_by(tokens.c.id).limit(limit)
     if person is not None:
         query = query.where(tokens.c.person == person)
+    if live_at is not None:
+        query = query.where(tokens.c.revoked_at.is_(None), tokens.c.expires_at > live_at)
     return tuple(_token(row) for row in connection.execute(query))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Path, Request
+from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from sqlalchemy import Connection
 from starlette.responses import Response
@@ -23,13 +23,15 @@ from ringfence_audit.port import Transaction
 router = APIRouter()
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 PersonName = Annotated[str, Path(pattern=NAME)]
-SHOWN = 500
+SHOWN = 50
+TEAMS_SHOWN = 500
+After = Annotated[str, Query(pattern=r"^([a-z0-9][a-z0-9._-]{0,62})?$")]
 
 
 @router.get("/people")
-async def list_people(request: Request, house: HouseHere, visitor: Visitor) -> HTMLResponse:
+async def list_people(request: Request, house: HouseHere, visitor: Visitor, after: After = "") -> HTMLResponse:
     await require(request, visitor, Permission.MANAGE, EVERY_TEAM)
-    return await _people_page(request, house, visitor)
+    return await _people_page(request, house, visitor, after=after)
 
 
 @router.post("/people")
@@ -117,8 +119,8 @@ async def disable(request: Request, house: HouseHere, visitor: Visitor, name: Pe
 
 
 @router.get("/me")
-async def me(request: Request, house: HouseHere, visitor: Visitor) -> HTMLResponse:
-    return await _me_page(request, house, visitor)
+async def me(request: Request, house: HouseHere, visitor: Visitor, after: After = "") -> HTMLResponse:
+    return await _me_page(request, house, visitor, after=after)
 
 
 @router.post("/me/tokens")
@@ -154,28 +156,40 @@ async def revoke_token(house: HouseHere, visitor: Visitor, token: str) -> Respon
 
 
 async def _me_page(
-    request: Request, house: House, visitor: Identity, *, token: str = "", error: str = ""
+    request: Request, house: House, visitor: Identity, *, token: str = "", error: str = "", after: str = ""
 ) -> HTMLResponse:
-    found = await house.store.read(lambda c: tokens.list_tokens(c, person=visitor.name, limit=SHOWN))
+    found = await house.store.read(
+        lambda c: tokens.list_tokens(c, person=visitor.name, live_at=house.now_us(), after=after, limit=SHOWN + 1)
+    )
     held = sorted({permission for each in visitor.memberships for permission in visitor.permissions_in(each.team)})
     values = {
-        "tokens": found,
         "token": token,
         "error": error,
         "held": held,
         "meanings": MEANINGS,
-        "live": [one for one in found if one.is_live(house.now_us())],
+        "live": found[:SHOWN],
+        "after": after,
+        "more": found[SHOWN - 1].id if len(found) > SHOWN else "",
     }
     return views_of(request).page(request, "me.html", values, identity=visitor, status=409 if error else 200)
 
 
 async def _people_page(
-    request: Request, house: House, visitor: Identity, *, error: str = "", kept: dict[str, str] | None = None
+    request: Request,
+    house: House,
+    visitor: Identity,
+    *,
+    error: str = "",
+    kept: dict[str, str] | None = None,
+    after: str = "",
 ) -> HTMLResponse:
     def look(connection: Connection) -> dict[str, object]:
+        found = people.list_people(connection, after=after, limit=SHOWN + 1)
         return {
-            "people": people.list_people(connection, limit=SHOWN),
-            "teams": people.list_teams(connection, limit=SHOWN),
+            "people": found[:SHOWN],
+            "after": after,
+            "more": found[SHOWN - 1].name if len(found) > SHOWN else "",
+            "teams": people.list_teams(connection, limit=TEAMS_SHOWN),
         }
 
     values = {**await house.store.read(look), "error": error, "kept": kept or {}}
