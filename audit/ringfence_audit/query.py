@@ -167,7 +167,7 @@ def _matches(connection: Connection, wanted: Filter, page: PageRequest) -> Itera
     with connection.execute(ordered, execution_options={"yield_per": _CHUNK}) as rows:
         for position, raw in rows:
             entry = parse_entry(position, raw)
-            if (runs is None or entry.run in runs) and holds(entry, wanted):
+            if (runs is None or entry.run in runs) and fits(entry, wanted):
                 yield entry
 
 
@@ -177,7 +177,7 @@ def _runs_of(connection: Connection, task: str) -> frozenset[str]:
     return frozenset(entry.run for entry in opened if ("task", task) in facts(entry))
 
 
-def holds(entry: Entry, wanted: Filter) -> bool:
+def fits(entry: Entry, wanted: Filter) -> bool:
     """Whether an entry answers; the task, which only its run's first entry names, is left to the caller."""
     if not _in_time(entry, wanted):
         return False

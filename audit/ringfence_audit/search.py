@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from ringfence_audit.facts import Entry, parse_entry
 from ringfence_audit.index import Index, IndexDamaged
 from ringfence_audit.index_rows import COLUMNS
-from ringfence_audit.query import MAX_PAGE, Filter, Page, PageRequest, holds, words_of
+from ringfence_audit.query import MAX_PAGE, Filter, Page, PageRequest, fits, words_of
 from ringfence_audit.tables import entries
 
 _MOST_WORDS = 500
@@ -60,7 +60,7 @@ def search(index: Index, connection: Connection, wanted: Filter, page: PageReque
         while True:
             positions = _positions(index, plan, replace(page, after=after), limit + 1)
             for entry in _entries(connection, positions, oldest_first=page.oldest_first):
-                if (plan.must_recheck or plan.is_loose) and not holds(entry, strict):
+                if (plan.must_recheck or plan.is_loose) and not fits(entry, strict):
                     continue
                 if len(found) == limit:
                     return Page(tuple(found), found[-1].position)

@@ -17,7 +17,7 @@ from ringfence_audit.errors import EntryNotFound
 from ringfence_audit.facts import Entry, parse_entry
 from ringfence_audit.index import Index
 from ringfence_audit.merkle import leaf_hash, root_from_inclusion
-from ringfence_audit.query import EntryView, Filter, PageRequest, holds, show
+from ringfence_audit.query import EntryView, Filter, PageRequest, fits, show
 from ringfence_audit.scan import rows_of
 from ringfence_audit.search import QuestionTooWide, search
 from ringfence_audit.tree import TreeReader
@@ -104,7 +104,7 @@ def _looked_at(connection: Connection, wanted: Filter, *, top: int, floor: int) 
         read = [
             parse_entry(position, raw) for position, raw in rows_of(connection, start, end) if isinstance(raw, bytes)
         ]
-        yield _Piece([entry for entry in reversed(read) if holds(entry, wanted)], end - start, start)
+        yield _Piece([entry for entry in reversed(read) if fits(entry, wanted)], end - start, start)
 
 
 def _visible(connection: Connection, reach: Reach, entries: Sequence[Entry]) -> Sequence[Entry]:
