@@ -48,7 +48,11 @@ async def _doctor(*, is_proof_asked: bool, is_json: bool) -> int:
         layers = await backend.check()
         for layer in layers:
             output.record({"type": "layer", "name": layer.name, "is_held": layer.is_held, "detail": layer.detail})
-            output.line(("held     " if layer.is_held else "MISSING  ", "good" if layer.is_held else "bad"), layer.name)
+            output.line(
+                ("held     " if layer.is_held else "MISSING  ", "good" if layer.is_held else "bad"),
+                layer.name,
+                (f"  {layer.detail}" if layer.detail else "", "dim"),
+            )
         is_held = all(layer.is_held for layer in layers)
         if is_proof_asked:
             spec = SandboxSpec(SandboxId(f"doctor-{os.getpid()}"))

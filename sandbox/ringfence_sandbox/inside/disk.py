@@ -33,6 +33,8 @@ LEAST_EVERY_S = 60.0
 """What others free on the disk may hide what is taken: so long it may stay unseen."""
 REST = 10
 """After a count nobody counts for so many times as long."""
+DYING_S = 0.5
+"""What is found to have grown so soon after an end was written by those that were ended."""
 MIB = 1 << 20
 INODE_BYTES = 256
 BARRED = (13, 36)
@@ -53,6 +55,7 @@ class DiskWatch:
         self._limit = server.settings.disk_bytes
         self._used = 0
         self._told = 0
+        self._ended_at = -DYING_S
         self._free = -1
         """Of the machine's disk, when the files were counted last; -1 before the first count."""
         self._free_before = 0
@@ -151,6 +154,8 @@ class DiskWatch:
         elif used > self._limit:
             if used > self._told:
                 self._told = used
+                if monotonic() < self._ended_at + DYING_S:
+                    return
                 self._end_all(f"disk: {used} bytes where {self._limit} are allowed")
         elif grown > MIB and free < self._reserve:
             self._end_all(f"disk: {used} bytes, and {SCARCE}")
@@ -158,6 +163,7 @@ class DiskWatch:
             self._told = 0
 
     def _end_all(self, reason: str) -> None:
+        self._ended_at = monotonic()
         for call in list(self._server.runner.by_keeper.values()):
             call.end("limit", reason)
 

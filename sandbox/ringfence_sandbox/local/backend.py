@@ -7,7 +7,8 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ringfence_sandbox import artifact
@@ -27,7 +28,8 @@ from ringfence_sandbox.errors import IsolationUnavailable, PathRefused, SandboxE
 from ringfence_sandbox.inside import wire
 from ringfence_sandbox.inside.journal import boot_id
 from ringfence_sandbox.inside.layers import NAMESPACES
-from ringfence_sandbox.local import bwrap, ownership, seccomp
+from ringfence_sandbox.local import bwrap, disk_image, ownership, seccomp
+from ringfence_sandbox.local.disk_image import DiskImages, NoDisks
 from ringfence_sandbox.local.environment import command_environment
 from ringfence_sandbox.local.etc import prepared_etc
 from ringfence_sandbox.local.launch import Launch, Launched, Outside, launch
@@ -62,6 +64,8 @@ class Ground:
     proc_names: frozenset[str]
     namespaces: Mapping[str, str]
     """What /proc/self/ns says of this process: what a sandbox must not share."""
+    disks: DiskImages | None
+    why_no_disks: str
 
 
 class LocalBackend(Backend):
@@ -117,13 +121,19 @@ class LocalBackend(Backend):
         self._layout.claim(spec.id)
         try:
             uid = self._uid_for(spec.id)
-            self._layout.fill(spec.id, uid=uid)
+            await self._fill(spec, uid)
             return await self._start(spec, uid, egress)
         except BaseException:
             # Nothing half-made stays behind, whatever stopped it, a cancellation included.
             self._layout.remove(spec.id)
             self._leases.release(spec.id)
             raise
+
+    async def _fill(self, spec: SandboxSpec, uid: int | None) -> None:
+        disks = (await self._prepared()).disks
+        self._layout.fill(spec.id, uid=uid, without=() if disks is None else disk_image.PARTS)
+        if disks is not None:
+            await disks.make(self._layout.sandbox(spec.id), spec.limits.disk_bytes)
 
     async def attach(self, spec: SandboxSpec, *, egress: EgressGatekeeper | None = None) -> Sandbox:
         self._layout.require(spec.id)
@@ -157,6 +167,8 @@ class LocalBackend(Backend):
         for sandbox in list(self._live.values()):
             await sandbox.end()
         self._live.clear()
+        if self._ground is not None and self._ground.disks is not None:
+            self._ground.disks.close()
         if self._ground is not None and self._ground.reach is not None:
             self._ground.reach.close()
         self._ground = None
@@ -174,6 +186,8 @@ class LocalBackend(Backend):
 
     async def _start(self, spec: SandboxSpec, uid: int | None, egress: EgressGatekeeper | None) -> LocalSandbox:
         launched = await self._launch(spec, uid, egress)
+        layers = (*launched.greeting.layers, await self._disk_layer(spec.id))
+        launched.greeting = replace(launched.greeting, layers=layers)
         sandbox = LocalSandbox(self, spec, launched, egress)
         try:
             sandbox.require(sandbox.layers)
@@ -184,6 +198,11 @@ class LocalBackend(Backend):
             raise
         self._live[spec.id] = sandbox
         return sandbox
+
+    async def _disk_layer(self, id: SandboxId) -> Layer:
+        if (self._layout.sandbox(id) / disk_image.IMAGE).exists():
+            return Layer("disk", True, "a disk of its own, of a size")
+        return Layer("disk", True, f"watched, not a disk of its own: {(await self._prepared()).why_no_disks}")
 
     async def _prove_kind(self, sandbox: LocalSandbox) -> None:
         """Every probe, before the first sandbox of this kind is used: once for this boot, this fence and this code."""
@@ -217,6 +236,7 @@ class LocalBackend(Backend):
             raise IsolationUnavailable(str(error), fix=f"{fix} or out of the profile") from error
         ground = await self._prepared()
         folder = self._layout.sandbox(spec.id)
+        files = folder / disk_image.PLACE if (folder / disk_image.IMAGE).exists() else folder
         mounts = spec.mounts
         authority = RunAuthority.create(spec.id) if spec.has_egress and spec.ends_tls else None
         trust = ground.trust
@@ -231,8 +251,8 @@ class LocalBackend(Backend):
                 ground.tree,
                 [Mount(_placed(ground, mount.source), mount.target) for mount in mounts],
                 bwrap.Places(
-                    workspace=_placed(ground, folder / "workspace"),
-                    home=_placed(ground, folder / "home"),
+                    workspace=_placed(ground, files / "workspace"),
+                    home=_placed(ground, files / "home"),
                     state=_placed(ground, folder / "state"),
                     output=_placed(ground, folder / "output"),
                     artifact=_placed(ground, ground.artifact),
@@ -243,7 +263,7 @@ class LocalBackend(Backend):
                 proc_names=ground.proc_names,
             ),
             python=ground.tree.python,
-            config=self._config(spec, ground),
+            config=self._config(spec, ground, has_own_disk=files != folder),
             seccomp=ground.seccomp if self._fence.has_seccomp else None,
             uid=uid,
             namespace_fd=ground.reach.namespace_fd if ground.reach is not None else None,
@@ -252,7 +272,8 @@ class LocalBackend(Backend):
         )
         await asyncio.to_thread(ownership.take_over, folder, spec.fence)
         try:
-            launched = await launch(order, has_egress=egress is not None and spec.has_egress)
+            async with self._disk(ground, folder, uid):
+                launched = await launch(order, has_egress=egress is not None and spec.has_egress)
         except IsolationUnavailable:
             if not ground.others:
                 raise
@@ -268,10 +289,23 @@ class LocalBackend(Backend):
             raise
         return launched
 
-    def _config(self, spec: SandboxSpec, ground: Ground) -> dict[str, wire.Json]:
+    def _disk(self, ground: Ground, folder: Path, uid: int | None) -> AbstractAsyncContextManager[None]:
+        """The sandbox's own disk, where it has one, in the place from which bubblewrap takes it over."""
+        if not (folder / disk_image.IMAGE).exists():
+            return nullcontext()
+        if ground.disks is None:
+            raise IsolationUnavailable(
+                f"the files of {folder.name} lie on a disk of their own, which this process cannot mount"
+                f" ({ground.why_no_disks})",
+                fix="run Ringfence as root, where it ran when this sandbox was made",
+            )
+        return ground.disks.mounted(folder, _placed(ground, folder / disk_image.PLACE), uid or 0)
+
+    def _config(self, spec: SandboxSpec, ground: Ground, *, has_own_disk: bool) -> dict[str, wire.Json]:
         shown = [*ground.tree.mounts, *spec.mounts]
         readable = sorted({str(mount.target) for mount in shown} | {bwrap.OUTPUT, str(TRUST)})
-        return {
+        config: dict[str, wire.Json] = {"machine_disk": bwrap.ARTIFACT} if has_own_disk else {}
+        return config | {
             "workspace": "/workspace",
             "state": bwrap.STATE,
             "output": bwrap.OUTPUT,
@@ -311,10 +345,21 @@ class LocalBackend(Backend):
             reach.reachable(*(mount.source for mount in tree.mounts), *programs, packed, trust, self._layout.sandboxes)
             mounts = tuple(Mount(reach.place(mount.source), mount.target) for mount in tree.mounts)
             tree = SystemTree(mounts, tree.links, tree.python)
+        disks, why_no_disks = await self._disks(reach)
         names = frozenset(name for name in bwrap.HIDDEN_IN_PROC if _is_for_all(Path("/proc", name)))
         return Ground(
-            programs[0], programs[1:], tree, packed, seccomp.program(), reach, trust, outside, names, _namespaces()
-        )
+            programs[0], programs[1:], tree, packed, seccomp.program(), reach, trust, outside, names, _namespaces(),
+            disks, why_no_disks,
+        )  # fmt: skip
+
+    async def _disks(self, reach: Reach | None) -> tuple[DiskImages | None, str]:
+        """Or why there are none: then the disk is watched, and the sandbox's layers say so."""
+        if reach is None or not self._fence.has_own_disk:
+            return None, "only root can mount a disk for each sandbox" if reach is None else "switched off"
+        try:
+            return await DiskImages.open(self._layout.root, reach.namespace_fd), ""
+        except NoDisks as error:
+            return None, str(error)
 
 
 def _placed(ground: Ground, path: Path) -> Path:

@@ -63,6 +63,8 @@ class Fence:
     has_limits: bool = True
     sizes_scratch: bool = True
     hardens_server: bool = True
+    has_own_disk: bool = True
+    """Where the machine can give one: without, the disk is watched, which is no missing layer."""
 
 
 def arguments(

@@ -1,9 +1,9 @@
 """Where a local sandbox's files lie on the host, and how they are made and removed.
 
 ROOT/sandboxes/ID/            0700 root or the user; the sandbox's own uid owns what is below
-    workspace/  home/         what commands write
+    workspace/  home/         what commands write; with a disk of its own in disk.ext4, mounted at disk/ inside alone
     state/  output/           the server's journal and base repository; whole outputs
-ROOT/uids/  ROOT/etc-HASH/  ROOT/inside-HASH.zip
+ROOT/uids/  ROOT/etc-HASH/  ROOT/inside-HASH.zip  ROOT/disk-HASH.ext4
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ringfence_sandbox.contract import SandboxId
 from ringfence_sandbox.errors import SandboxError, SandboxGone
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}\Z")
-SCRAP = re.compile(r"\.(etc-|trust-|inside-[0-9a-f]+\.zip\.)(?P<pid>[0-9]+)[.-][0-9a-f]+\Z")
+SCRAP = re.compile(r"\.(etc-|trust-|disk-|trial-|inside-[0-9a-f]+\.zip\.)(?P<pid>[0-9]+)[.-][0-9a-f]+\Z")
 PARTS = ("workspace", "home", "state", "output")
 
 
@@ -59,10 +60,12 @@ class Layout:
         except FileExistsError as error:
             raise SandboxError(f"sandbox {id} exists already") from error
 
-    def fill(self, id: SandboxId, *, uid: int | None) -> None:
-        """What lies in a claimed folder, for the sandbox's own uid."""
+    def fill(self, id: SandboxId, *, uid: int | None, without: Sequence[str] = ()) -> None:
+        """What lies in a claimed folder, for the sandbox's own uid; `without` what lies on a disk of its own."""
         folder = self.sandbox(id)
         for part in PARTS:
+            if part in without:
+                continue
             (folder / part).mkdir(mode=0o700)
             if uid is not None:
                 os.chown(folder / part, uid, uid)

@@ -23,7 +23,7 @@ from tests.contracts.sandbox.repositories import make_repository
 pytestmark = pytest.mark.sandbox
 
 CYCLES = int(os.environ.get("RINGFENCE_CYCLES", "16"))
-PREPARED = ("etc-", "trust-", "inside-", "proved-")
+PREPARED = ("etc-", "trust-", "inside-", "proved-", "disk-")
 LONGEST_S = 0.6
 
 
