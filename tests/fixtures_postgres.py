@@ -119,14 +119,22 @@ class PostgresServer:
     def kill(self) -> None:
         """SIGKILL to the server and every one of its processes."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        self._process.kill()
-        for child in children:
-            with suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGKILL)
+        if not self.has_ended:
+            kill_server(self._process.pid)
         self._process.wait()
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         self._process = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process that all others of the server are children of."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether somebody ended it; `kill` then tidies up, and `start` starts it again."""
+        return self._process is not None and self._process.poll() is not None
 
     def stop(self) -> None:
         """End the server at once and remove all that it stored."""
@@ -152,6 +160,18 @@ class PostgresServer:
             user=self._user,
             extra_groups=[] if self._user is not None else None,
         )
+
+
+def kill_server(pid: int) -> None:
+    """SIGKILL to this server and all its processes, from whichever process; one that has ended already is left."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)  # it starts no more of them
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def find_binaries() -> Path:

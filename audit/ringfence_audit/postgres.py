@@ -207,8 +207,9 @@ class PostgresDatabase:
     """
 
     def __init__(self, url: URL, *, is_clock: bool = True) -> None:
-        # What psycopg warns of when a connection breaks is raised to us as well; nobody's terminal needs it twice.
+        # What both tell of when a connection breaks is raised to us as well; nobody's terminal needs it twice.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         self._is_clock = is_clock
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         address = url.set(drivername="postgresql+psycopg")

@@ -1,4 +1,4 @@
-"""The lives of workers and voters: each a process of its own that goes on until it is ended. Real gate, log, sandbox.
+"""The lives of workers and APIs: each a process of its own that goes on until it is ended. Real gate, log, sandbox.
 
 The sandbox has one thing that none has otherwise: a file of the host that its commands may append to, so that what they
 really did is counted where no sandbox, worker or log can lose or repeat it.
@@ -7,24 +7,30 @@ really did is counted where no sandbox, worker or log can lose or repeat it.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection
+import httpx
+from pydantic import SecretStr
 
+from ringfence.api.app import create_app
+from ringfence.api.origin import Origin
+from ringfence.api.serving import make_house
 from ringfence.local_store import open_store
 from ringfence.settings import Settings
 from ringfence.wiring import bundle_of, spec_of
-from ringfence_agents import control
 from ringfence_agents.model import Answer, ModelRequest, OnDelta, Prices
 from ringfence_agents.ports import Equipment, Limits
 from ringfence_agents.runner import Runner
 from ringfence_agents.runs import RunRecord
-from ringfence_agents.worker import Pace, Worker
-from ringfence_audit.port import Store, Transaction
+from ringfence_agents.worker import News, Pace, Worker
+from ringfence_audit.errors import LogUnavailable
+from ringfence_audit.port import Store
+from ringfence_audit.store import SqlStore
 from ringfence_sandbox.contract import Limits as SandboxLimits
 from ringfence_sandbox.contract import Mount
 from ringfence_sandbox.local import backend as local_backend
@@ -32,19 +38,21 @@ from ringfence_sandbox.local import bwrap
 from ringfence_sandbox.local.backend import Ground, LocalBackend
 from ringfence_sandbox.local.bwrap import Fence, Places
 from ringfence_sandbox.local.system_tree import SystemTree
-from ringfence_tools import escalations, review
 from ringfence_tools.builtin.toolset import builtin_toolbox
-from ringfence_tools.errors import EscalationClosed
 from ringfence_tools.gate import Gate
 from ringfence_tools.policy import Policy
 from ringfence_tools.profile import parse_profile
 from ringfence_tools.progress import ignore
-from tests.chaos.points import FatalStore, Fate, make_actions_fatal
+from tests.chaos.points import FatalStore, Fate, append, make_actions_fatal
 from tests.fakes.model import call, finishes, says
-from tests.integration.agents.house import ANA, Everybody
+from tests.integration.agents.house import Everybody
 
 OUTSIDE = "/outside"
-LINES, ASKED = "lines", "asked"
+LINES, ASKED, ENDED = "lines", "asked", "ended"
+"""Files in the world's outside: what commands wrote, what models were asked, what was ended besides whole lives."""
+ORIGIN = Origin("http", "127.0.0.1", 8600)
+OK, CREATED, CONFLICT, UNAVAILABLE = 200, 201, 409, 503
+OPEN_WITHIN_S = 60.0
 LIMITS = Limits(
     lease_s=3, watch_s=0.2, stop_grace_s=0.2, sandbox_losses=1_000_000, retry_base_s=0, retries=1_000_000, turns=100
 )
@@ -60,16 +68,22 @@ rules:
 
 @dataclass(frozen=True)
 class World:
-    """Where everything lies. `turns` and `slow_s`: how long a run is, and how long each of its calls takes."""
+    """Where everything lies. `turns` and `slow_s`: how long a run is, and how long each of its calls takes.
+
+    Without `database_url` the state is a file. `token` is that of the person who votes.
+    """
 
     home: Path
     outside: Path
     turns: int = 6
     slow_s: float = 0.04
+    database_url: str = ""
+    token: str = ""
 
     @property
     def settings(self) -> Settings:
-        return Settings(home=self.home, config=self.home / "config")
+        url = SecretStr(self.database_url) if self.database_url else None
+        return Settings(home=self.home, config=self.home / "config", database_url=url)
 
 
 class Script:
@@ -96,14 +110,6 @@ class Script:
             commands[0] = f"careful() {{ :; }}; careful x; {commands[0]}"
         ends = f"; sleep {self._world.slow_s}"
         return says("", *(call("shell", {"command": text + ends}, id=f"c{n}") for n, text in enumerate(commands)))
-
-
-def append(path: Path, line: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        os.write(file, f"{line}\n".encode())
-    finally:
-        os.close(file)
 
 
 class OpenBackend(LocalBackend):
@@ -144,11 +150,11 @@ def _open(place: Path) -> None:
 def worker_life(world: World, name: str, fate: Fate) -> None:
     """Drive whatever is there until ended; SIGTERM drains."""
     make_actions_fatal(fate)
-    with open_store(world.settings) as store:
-        asyncio.run(_work(world, name, FatalStore(store, fate)))
+    with opened(world) as store:
+        asyncio.run(_work(world, name, FatalStore(store, fate), store.wakeups))
 
 
-async def _work(world: World, name: str, store: Store) -> None:
+async def _work(world: World, name: str, store: Store, news: News) -> None:
     backend = OpenBackend(world.settings.sandboxes, world.outside)
     toolbox = builtin_toolbox()
     model = Script(world)
@@ -167,33 +173,61 @@ async def _work(world: World, name: str, store: Store) -> None:
         )
 
     runner = Runner(store, equip, worker=name, limits=LIMITS, progress=ignore)
-    worker = Worker(store, runner, pace=Pace(look_s=0.1, sweep_s=0.5, drain_s=10))
+    worker = Worker(store, runner, pace=Pace(look_s=0.1, sweep_s=0.5, drain_s=10), news=news)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.drain)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _tell_tasks)
     try:
         await worker.run()
     finally:
         await backend.close()
 
 
-def voter_life(world: World, fate: Fate) -> None:
-    """Approve whatever waits, until ended."""
-    with open_store(world.settings) as store:
-        asyncio.run(_vote(FatalStore(store, fate)))
+def _tell_tasks() -> None:
+    """Where everything stands that this worker has under way: asked of one that does not come to an end."""
+    for task in asyncio.all_tasks():
+        task.print_stack()
 
 
-async def _vote(store: FatalStore) -> None:
-    def waiting(connection: Connection) -> tuple[escalations.Escalation, ...]:
-        return escalations.open_ones(connection, 0)
+def api_life(world: World, fate: Fate) -> None:
+    """Serve the API, and approve by it whatever waits, until ended.
 
-    while True:
-        for found in await store.read(waiting):
+    It is asked within its process: whoever votes gets no answer from one that is killed, and votes again with the
+    same key.
+    """
+    with opened(world) as store:
+        store.write = FatalStore(store, fate).write  # type: ignore[method-assign]  # this process exists to be killed
+        asyncio.run(_serve(world, store))
 
-            def vote(tx: Transaction, found: escalations.Escalation = found) -> None:
-                review.approve(tx, found.id, ANA, digest=found.digest)
-                control.wake(tx, found.key.run)
 
+async def _serve(world: World, store: SqlStore) -> None:
+    transport = httpx.ASGITransport(create_app(make_house(world.settings, store, ORIGIN)))
+    headers = {"authorization": f"Bearer {world.token}"}
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN.text, headers=headers) as client:
+        while True:
+            inbox = await client.get("/api/v1/inbox?limit=200")
+            for card in inbox.json()["items"] if inbox.status_code == OK else ():
+                vote = {
+                    "verdict": "approve",
+                    "digest": card["digest"],
+                    "findings": [finding["number"] for finding in card["findings"]],
+                }
+                key = {"idempotency-key": f"approve-{card['id']}"}
+                answer = await client.post(f"/api/v1/escalations/{card['id']}/votes", json=vote, headers=key)
+                # Settled since it was read, or the database is away: it is looked at again. Anything else is a fault.
+                assert answer.status_code in (CREATED, CONFLICT, UNAVAILABLE), answer.text
+            await asyncio.sleep(0.05)
+
+
+@contextmanager
+def opened(world: World) -> Iterator[SqlStore]:
+    """The store, waited for where its server is just being started again."""
+    with ExitStack() as stack:
+        end = time.monotonic() + OPEN_WITHIN_S
+        while True:
             try:
-                await store.write(vote)
-            except EscalationClosed:
-                continue  # settled since it was read
-        await asyncio.sleep(0.05)
+                store = stack.enter_context(open_store(world.settings))
+                break
+            except LogUnavailable:
+                if time.monotonic() > end:
+                    raise
+        yield store

@@ -42,7 +42,7 @@ def until_stopped(process: ForkServerProcess) -> None:
 def test_a_worker_stopped_beyond_its_lease_and_woken_has_one_effect_or_none(storm: Storm, point: str) -> None:
     storm.open_runs(1)
     _, sleeper = storm.worker(Fate(point, 2, signal.SIGSTOP))
-    voter = storm.voter(Fate(NOWHERE))
+    api = storm.api(Fate(NOWHERE))
     try:
         until_stopped(sleeper)
         storm.calm(within_s=WITHIN_S)
@@ -53,14 +53,14 @@ def test_a_worker_stopped_beyond_its_lease_and_woken_has_one_effect_or_none(stor
         assert sleeper.exitcode == 0
         hold(storm)
         assert storm.lines() == before
-        fence = storm.store.read_now(lambda connection: connection.execute(runs.select()).one().fence)
+        fence = storm.read(lambda connection: connection.execute(runs.select()).one().fence)
         assert fence >= 2
         statuses = list(storm.statuses().values())
         assert statuses.count(ResultStatus.UNKNOWN) <= 1
         if point == "before exec":
             assert statuses.count(ResultStatus.UNKNOWN) == 0
     finally:
-        for process in (sleeper, voter):
+        for process in (sleeper, api):
             process.kill()
             process.join(20)
 
