@@ -19,6 +19,7 @@ from ringfence.settings import Settings
 from ringfence.verifying import Against, verdict_of_log
 from ringfence_audit import export
 from ringfence_audit.anchors import anchored_size
+from ringfence_audit.dropped import rows_between
 from ringfence_audit.query import Filter, matching
 from ringfence_audit.report import Reach, make_report
 from ringfence_audit.store import SqlStore
@@ -31,7 +32,8 @@ def report_as_of(settings: Settings, store: SqlStore, moment: datetime) -> str:
     def work(connection: Connection) -> tuple[list[str], str]:
         note = export.newest_note(connection) or "none"
         reach = Reach(verdict.size, verdict.covered, anchored_size(connection), verdict.text, note)
-        report = make_report(matching(connection, Filter(), oldest_first=True), moment)
+        found = matching(connection, Filter(), oldest_first=True)
+        report = make_report(found, moment, dropped=rows_between(connection, 0, 2**53))
         return report.lines(reach), note
 
     lines, _ = store.read_now(work)

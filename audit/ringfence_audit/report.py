@@ -13,6 +13,7 @@ from datetime import datetime
 
 from ringfence_audit.completeness import Completeness
 from ringfence_audit.counting import Finding
+from ringfence_audit.dropped import Dropped
 from ringfence_audit.events import JsonValue, Kind
 from ringfence_audit.facts import Entry, is_refused
 
@@ -189,9 +190,15 @@ class Report:
         ]
 
 
-def make_report(entries: Iterable[Entry], as_of: datetime) -> Report:
+def make_report(entries: Iterable[Entry], as_of: datetime, *, dropped: Iterable[Dropped] = ()) -> Report:
+    """`dropped` is what retention kept of the entries that are not among `entries`; both in order."""
     report = Report(as_of)
+    rows = iter(dropped)
+    row = next(rows, None)
     for entry in entries:
+        while row is not None and row.position < entry.position and entry.time <= as_of:
+            report.story.take_dropped(row)
+            row = next(rows, None)
         report.take(entry)
     return report
 

@@ -54,7 +54,8 @@ class Verdict:
 
     @property
     def unanchored(self) -> int:
-        """Entries that no anchor covers: cutting these off would not be found."""
+        """Entries that no anchor covers: that somebody with the log's key cut these off, or wrote them anew within the
+        seconds before a checkpoint, would not be found."""
         return self.size - self.anchored
 
     @property
@@ -63,9 +64,7 @@ class Verdict:
         where = f"entry {self.position}: " if self.position is not None else ""
         if not self.is_intact:
             return f"NOT INTACT: {where}{self.problem}"
-        notes = [f"{self.grade.value}: {self.size} entries"]
-        if self.anchored:
-            notes.append(f"{self.unanchored} of them not anchored yet")
+        notes = [f"{self.grade.value}: {self.size} entries, {self.unanchored or 'none'} of them unanchored"]
         if self.is_complete:
             notes.append("complete")
         elif self.is_complete is False:
@@ -83,6 +82,7 @@ class Verdict:
     def to_json(self) -> dict[str, JsonValue]:
         return {
             "type": "verdict",
+            "text": self.text,
             "grade": self.grade.value,
             "size": self.size,
             "problem": self.problem,

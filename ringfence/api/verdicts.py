@@ -20,16 +20,19 @@ WITHIN_S = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class LogVerdict:
-    """`grade` as in `ringfence_audit.verify`, or `unknown` where verification could not be carried out."""
+    """`grade` as in `ringfence_audit.verify`, or `unknown` where verification could not be carried out. `unanchored`
+    are the entries that somebody who holds the log's key could have changed without being found."""
 
     grade: str
     text: str
     size: int
     at: datetime
+    unanchored: int = 0
+    is_complete: bool = True
 
     @property
-    def is_intact(self) -> bool:
-        return self.grade not in ("broken", "unknown")
+    def is_good(self) -> bool:
+        return self.is_complete and self.grade not in ("broken", "unknown")
 
 
 Check = Callable[[], Awaitable[LogVerdict]]
@@ -75,12 +78,12 @@ def check_in_process(settings: Settings) -> Check:
             if process.returncode is None:
                 process.kill()
             raise
-        return _read(output)
+        return read_verdict(output)
 
     return check
 
 
-def _read(output: bytes) -> LogVerdict:
+def read_verdict(output: bytes) -> LogVerdict:
     at = datetime.now(UTC)
     for line in output.splitlines():
         try:
@@ -88,6 +91,6 @@ def _read(output: bytes) -> LogVerdict:
         except ValueError:
             continue
         if isinstance(found, dict) and found.get("type") == "verdict":
-            grade, size, problem = str(found["grade"]), int(found["size"]), str(found["problem"])
-            return LogVerdict(grade, f"NOT INTACT: {problem}" if grade == "broken" else grade, size, at)
+            grade, size, unanchored = str(found["grade"]), int(found["size"]), int(found["unanchored"])
+            return LogVerdict(grade, str(found["text"]), size, at, unanchored, found["is_complete"] is not False)
     return LogVerdict("unknown", "the log could not be verified", 0, at)

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from ringfence_audit.dropped import ranges_of
+from ringfence_audit.dropped import ranges_of, rows_between
 from ringfence_audit.errors import EntryNotFound, Held, InvalidEvent
 from ringfence_audit.events import Event, Kind, Personal
 from ringfence_audit.facts import parse_entry
@@ -26,7 +26,8 @@ from ringfence_audit.offline import NotProved, parse_key, verify_export
 from ringfence_audit.personal import ERASED, erase, reveal
 from ringfence_audit.producers import CountedStore
 from ringfence_audit.proofs import inclusion_text
-from ringfence_audit.query import Filter, raw_of, show
+from ringfence_audit.query import Filter, matching, raw_of, show
+from ringfence_audit.report import make_report
 from ringfence_audit.rotation import rotate
 from ringfence_audit.store import SqlStore
 from ringfence_audit.tree import TreeReader
@@ -243,6 +244,18 @@ def counted(tmp_path: Path, clock: Clock) -> Path:
 def test_a_counted_log_is_complete_after_retention(counted: Path) -> None:
     verdict = verify_file(counted, KEY)
     assert (verdict.is_complete, verdict.pruned, verdict.findings) == (True, 512, ()), verdict.text
+
+
+def test_the_auditors_page_finds_no_hole_where_retention_dropped_entries(counted: Path, clock: Clock) -> None:
+    with SqlStore.open(f"sqlite:///{counted}", signer=SIGNER) as store:
+        entries, rows = store.read_now(
+            lambda c: (list(matching(c, Filter(), oldest_first=True)), list(rows_between(c, 0, 2**53)))
+        )
+    whole, blind = make_report(entries, clock.now, dropped=rows), make_report(entries, clock.now)
+    for report in (whole, blind):
+        report.story.finish()
+    assert whole.story.findings == []
+    assert "number 0 of gate:" in str(blind.story.findings[0])
 
 
 def test_a_call_cannot_be_dropped_behind_what_retention_dropped(counted: Path) -> None:

@@ -118,7 +118,9 @@ def test_a_log_in_its_first_seconds_may_lack_a_checkpoint(tmp_path: Path) -> Non
         write(store, call_events("r1", 0))
         copy = copy_of(tmp_path / "live.db", tmp_path / "log.db")
     verdict = changed(copy, "DELETE FROM audit_checkpoints", now=datetime.now(UTC) + timedelta(minutes=1))
-    assert verdict.text == "intact, not anchored: 2 entries; complete; 2 not covered by a checkpoint"
+    assert (
+        verdict.text == "intact, not anchored: 2 entries, 2 of them unanchored; complete; 2 not covered by a checkpoint"
+    )
 
 
 def test_an_ending_that_was_written_anew_without_the_key_is_broken(tmp_path: Path) -> None:
@@ -166,7 +168,9 @@ def test_crashes_days_apart_do_not_make_a_log_a_broken_one(tmp_path: Path) -> No
     days = [start + timedelta(days=number) for number in range(4)]
     log = at_moments(tmp_path / "log.db", *days)
     at_once, later = (verify_file(log, KEY, now=days[-1] + timedelta(seconds=after)) for after in (0, 3600))
-    assert at_once.text == "intact, not anchored: 8 entries; complete; 2 not covered by a checkpoint"
+    assert (
+        at_once.text == "intact, not anchored: 8 entries, 8 of them unanchored; complete; 2 not covered by a checkpoint"
+    )
     assert later == at_once
 
 
@@ -242,7 +246,7 @@ def test_another_history_with_valid_signatures_is_found_by_an_anchor(small: Path
 def test_a_whole_log_is_complete(small: Path) -> None:
     verdict = verify_file(small, KEY)
     assert (verdict.grade, verdict.is_complete, verdict.findings) == (Grade.INTACT, True, ())
-    assert verdict.text == f"intact, not anchored: {verdict.size} entries; complete"
+    assert verdict.text == f"intact, not anchored: {verdict.size} entries, {verdict.size} of them unanchored; complete"
 
 
 # -- what producers count -------------------------------------------------------------------------------------------

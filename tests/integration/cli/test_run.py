@@ -137,7 +137,7 @@ async def test_modules_of_a_repository_run_only_within_its_sandbox(
     assert _state_until_ended(person, run) == "finished"
     monkeypatch.chdir(person.repository)
     verdict = await check_in_process(Settings(home=person.home, config=person.home / "config"))()
-    assert (verdict.is_intact, mark.exists()) == (True, False)
+    assert (verdict.is_good, mark.exists()) == (True, False)
 
 
 def _state_until_ended(person: Person, run: str) -> str:
