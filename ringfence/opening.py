@@ -21,6 +21,7 @@ from ringfence import models
 from ringfence.budgets import check_team, narrowed
 from ringfence.cluster import with_sandbox
 from ringfence.errors import Mistake, Refused, Unavailable
+from ringfence.profile_choice import chosen_document
 from ringfence.wiring import Workshop, clone_spec_of
 from ringfence_agents.prompt import system_prompt
 from ringfence_agents.runs import NewRun, TaskId, open_run
@@ -32,7 +33,7 @@ from ringfence_tools.calls import RunId
 from ringfence_tools.egress import CloneEgress, is_listed
 from ringfence_tools.people import Person
 from ringfence_tools.policy import Policy
-from ringfence_tools.profile import Profile, parse_profile, pin_profile
+from ringfence_tools.profile import Profile, parse_profile
 
 TASK_LIMIT_CHARS = 32 << 10
 LEAST_ROOM_BYTES = 16 << 20
@@ -70,7 +71,8 @@ async def open_order(
     if not order.text.strip() or len(order.text) > TASK_LIMIT_CHARS:
         raise Mistake("the task is empty or too long", fix=f"Describe it in 1 to {TASK_LIMIT_CHARS} characters")
     _check_room(workshop.settings.home)
-    document = pin_profile(order.profile, workshop.settings.profile_search)
+    search = workshop.settings.profile_search
+    document = await workshop.store.read(lambda connection: chosen_document(connection, order.profile, search))
     if order.sandbox is not None:
         document = with_sandbox(document, order.sandbox, workshop.settings)
     profile = parse_profile(document.encode(), order.profile)

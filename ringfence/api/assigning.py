@@ -14,6 +14,7 @@ from ringfence.api.forms.tasks import FromStep, NewTask
 from ringfence.api.house import House
 from ringfence.api.problems import Unseen
 from ringfence.auth.identity import Identity
+from ringfence.auth.roles import Permission
 from ringfence.branching import open_branch
 from ringfence.errors import Mistake, Refused, Unavailable
 from ringfence.opening import Order, fresh_id, is_url, open_order
@@ -31,6 +32,8 @@ async def assign(house: House, identity: Identity, given: NewTask, *, key: str =
     run, before = await _begun(house, identity, key)
     if before is not None:
         return before
+    name, reach = given.profile.partition("@")[0], identity.reach(Permission.READ)
+    await house.store.read(lambda connection: house.catalogue.seen(connection, house.settings, reach, name))
     if house.workshop is None:
         raise Refused("this process assigns no tasks", fix="Ask another, or start one with `ringfence serve`")
     order = Order(

@@ -25,7 +25,16 @@ from ringfence.voting import FindingsUnread, NotWhatWasShown
 from ringfence_agents.errors import AgentsError, ModelUnavailable, RunEnded, RunHeld, RunNotFound, StepNotKept
 from ringfence_audit.errors import AuditError, EntryNotFound, LogUnavailable
 from ringfence_sandbox.errors import IsolationUnavailable, SandboxError, WorkspaceRefused
-from ringfence_tools.errors import EscalationClosed, NotAllowedToVote, NotFound, ProfileInvalid, ToolsError
+from ringfence_tools.errors import (
+    EscalationClosed,
+    NotAllowedToVote,
+    NotFound,
+    PolicyError,
+    ProfileInvalid,
+    ProfileTestsFailed,
+    ToolsError,
+    VersionTaken,
+)
 
 MEDIA_TYPE: Final = "application/problem+json"
 _LOG = logging.getLogger("ringfence.api")
@@ -61,7 +70,9 @@ class Problem(BaseModel):
     code: str = Field(description="Stable: scripts may rely on it")
     detail: str = Field(description="What failed, and on which id")
     fix: str = Field(default="", description="What to do about it")
-    errors: list[str] = Field(default_factory=list, description="Each field that cannot be used, and why")
+    errors: list[str] = Field(
+        default_factory=list, description="Each field that cannot be used, and why; each problem of a profile"
+    )
 
 
 _KNOWN: tuple[tuple[type[Exception], int, str], ...] = (
@@ -85,7 +96,10 @@ _KNOWN: tuple[tuple[type[Exception], int, str], ...] = (
     (RunEnded, 409, "run_ended"),
     (RunHeld, 409, "run_held"),
     (StepNotKept, 409, "step_not_kept"),
+    (ProfileTestsFailed, 409, "profile_tests_failed"),
+    (VersionTaken, 409, "version_taken"),
     (ProfileInvalid, 409, "profile_invalid"),
+    (PolicyError, 409, "policy_invalid"),
     (WorkspaceRefused, 409, "repository_refused"),
     (Mistake, 409, "mistake"),
     (Refused, 409, "refused"),
@@ -103,7 +117,8 @@ def problem_of(error: Exception) -> Problem:
     for kind, status, code in _KNOWN:
         if isinstance(error, kind):
             said, fix = (error.message, error.fix) if isinstance(error, RingfenceError) else (str(error), "")
-            return problem(status, code, said, fix=fix)
+            places = [visible(one)[:300] for one in error.problems[:20]] if isinstance(error, ProfileInvalid) else []
+            return problem(status, code, said, fix=fix, errors=places)
     return problem(500, "failed", "Ringfence failed; nothing more was done", fix="Try again; tell an admin if it stays")
 
 

@@ -304,7 +304,8 @@ def _bars(connection: Connection, record: RunRecord) -> list[tuple[str, str, int
 async def _form(
     request: Request, house: House, visitor: Identity, kept: dict[str, str], *, error: str = "", status: int = 200
 ) -> HTMLResponse:
-    profiles = await asyncio.to_thread(house.catalogue.listed, house.settings)
+    reach = visitor.reach(Permission.ASSIGN)
+    profiles = await house.store.read(lambda c: house.catalogue.listed(c, house.settings, reach))
     teams = await house.store.read(lambda c: _assignable(c, visitor))
     values = {
         "profiles": [one for one in profiles if not one.problem],

@@ -11,7 +11,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from ringfence.api import problems
-from ringfence.console import audit_pages, board_pages, inbox_pages, login_pages, people_pages, platform_pages
+from ringfence.console import (
+    audit_pages,
+    board_pages,
+    inbox_pages,
+    login_pages,
+    people_pages,
+    platform_pages,
+    profile_pages,
+)
 from ringfence.console.views import STATIC, Views
 from ringfence.console.visiting import SEE_LOGIN, views_of
 
@@ -20,6 +28,7 @@ _ROUTERS = (
     inbox_pages.router,
     board_pages.router,
     audit_pages.router,
+    profile_pages.router,
     platform_pages.router,
     people_pages.router,
 )

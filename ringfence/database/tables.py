@@ -14,6 +14,7 @@ import ringfence_agents.schema  # noqa: F401
 import ringfence_audit.blobs
 import ringfence_audit.records
 import ringfence_audit.tables  # noqa: F401
+import ringfence_tools.profile_versions
 import ringfence_tools.schema  # noqa: F401
 from ringfence_audit.schema import metadata
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, select
 from ringfence.database.tables import metadata, versions
 from ringfence.errors import Mistake
 
-KNOWN = ("0001", "0002", "0003", "0004")
+KNOWN = ("0001", "0002", "0003", "0004", "0005")
 """The migrations of this release, oldest first."""
 HEAD = KNOWN[-1]
 

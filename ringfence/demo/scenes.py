@@ -36,6 +36,17 @@ tests:
   - {call: "network GET https://db.prod.example.org/", expect: forbid}
 """
 
+BEFORE = (
+    PROFILE.replace("version: 7", "version: 6")
+    .replace("usd: 4", "usd: 6")
+    .replace('  - {id: keys, forbid: [files], paths: ["/home/*/.ssh/**"], say: Keys are never part of a task.}\n', "")
+)
+"""What the profile said before."""
+PUBLISHED = (
+    (BEFORE, "First version for the Python services."),
+    (PROFILE, "Keys of people were asked for in two tasks; nobody needs them."),
+)
+
 PATCH = """\
 diff --git a/invoices/rates.py b/invoices/rates.py
 index 56c114cf54e1461041d601355cd298d223884e43..4e30d952b28889ff81f44edd01d63da72e784f81 100644

@@ -16,7 +16,7 @@ from ringfence.auth import people
 from ringfence.auth.identity import GroupPlace, Membership
 from ringfence.budgets import caps_of
 from ringfence.demo.paper import PaperBackend
-from ringfence.demo.scenes import ACCOUNTS, PROFILE, SCENES, TEAMS, Scene
+from ringfence.demo.scenes import ACCOUNTS, PUBLISHED, SCENES, TEAMS, Scene
 from ringfence.errors import Mistake
 from ringfence.local_store import open_store
 from ringfence.opening import fresh_id
@@ -33,7 +33,7 @@ from ringfence_audit.port import Transaction
 from ringfence_audit.query import count
 from ringfence_audit.store import SqlStore
 from ringfence_sandbox.contract import Bundle, SandboxSpec
-from ringfence_tools import escalations
+from ringfence_tools import escalations, profile_versions
 from ringfence_tools.builtin.toolset import builtin_toolbox
 from ringfence_tools.calls import GrantWidth, RunId
 from ringfence_tools.escalations import Escalation
@@ -64,6 +64,7 @@ class Demo:
     clock: StageClock
     toolbox: Toolbox
     profile: Profile
+    document: str
     policy: Policy
 
 
@@ -76,30 +77,33 @@ async def seed(settings: Settings) -> None:
                 f"{settings.home} holds a log already", fix="Point RINGFENCE_HOME at an empty folder for the demo data"
             )
         await fill(store, settings.home / "demo", clock)
-        publish(settings)
         await store.checkpoint()
 
 
 async def fill(store: SqlStore, folder: Path, clock: StageClock) -> None:
     """The data set in an open, empty store whose clock is `clock`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    profile = parse_profile(PROFILE.encode(), "python-service")
-    demo = Demo(store, folder, clock, builtin_toolbox(), profile, Policy.compile(profile))
     clock.behind = timedelta(days=4)
     await store.write(_people)
+    document = await _publish(store)
+    profile = parse_profile(document.encode(), "python-service")
+    demo = Demo(store, folder, clock, builtin_toolbox(), profile, document, Policy.compile(profile))
     for scene in SCENES:
         clock.behind = timedelta(seconds=scene.age_s)
         await _play(demo, scene)
     clock.behind = timedelta()
 
 
-def publish(settings: Settings) -> None:
-    """The data set's profile, where profiles are found by name."""
-    folder = settings.config / "profiles"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / "python-service.yaml"
-    if not path.exists():
-        path.write_text(PROFILE, encoding="utf-8")
+async def _publish(store: SqlStore) -> str:
+    """Every version of the data set's profile; returns what runs of the newest are pinned to."""
+    documents = [await _publish_one(store, text, reason) for text, reason in PUBLISHED]
+    return documents[-1]
+
+
+async def _publish_one(store: SqlStore, text: str, reason: str) -> str:
+    found = await store.read(lambda connection: profile_versions.draft(connection, text.encode()))
+    await store.write(lambda tx: profile_versions.publish(tx, found, by="person:omar", reason=reason))
+    return found.document
 
 
 def _people(tx: Transaction) -> None:
@@ -175,8 +179,8 @@ def _new_run(demo: Demo, scene: Scene) -> NewRun:
         assigned_by=scene.person,
         profile=demo.profile.metadata.name,
         profile_version=str(demo.profile.metadata.version),
-        profile_digest=hashlib.sha256(PROFILE.encode()).hexdigest(),
-        profile_document=PROFILE,
+        profile_digest=hashlib.sha256(demo.document.encode()).hexdigest(),
+        profile_document=demo.document,
         model=f"replay:{path}",
         base_commit="4c1e9a" + "0" * 34,
         system_prompt=system_prompt(demo.profile),

@@ -2,6 +2,8 @@
 
 ToolsError
 ├── ProfileInvalid     the profile's author must mend it; `problems` names each place
+│   ├── ProfileTestsFailed   its own tests say that it is not what its author meant
+│   └── VersionTaken         its number was published already, or something was published meanwhile
 ├── PolicyError        a policy cannot be compiled or evaluated: deny, tell the platform engineer
 ├── LeaseLost          another worker has this run: stop at once, write nothing
 ├── EscalationClosed   the vote comes too late or twice: show the person what stands
@@ -24,6 +26,14 @@ class ProfileInvalid(ToolsError):
     def __init__(self, name: str, problems: Sequence[str]) -> None:
         super().__init__(f"profile {name}: " + "; ".join(problems))
         self.problems = tuple(problems)
+
+
+class ProfileTestsFailed(ProfileInvalid):
+    """A test in the profile ends otherwise than it says."""
+
+
+class VersionTaken(ProfileInvalid):
+    """Another text stands under this number, or another version came between looking and publishing."""
 
 
 class PolicyError(ToolsError):

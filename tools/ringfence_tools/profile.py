@@ -1,5 +1,8 @@
 """Loading profiles: find, read, merge what they extend, check. The result is whole and frozen.
 
+A name stands for what was published under it (`profile_versions`); where nothing was, for a file in `search`, and then
+for what is built in. So no file that is placed later takes the place of what was published.
+
 `extends` may add and refine, and may replace a base's allow or ask rule by its id. It can never loosen: a forbid
 rule of the base cannot be replaced, and `unmatched: forbid`, `four_eyes: true` and the base's raw Cedar stay.
 """
@@ -7,9 +10,11 @@ rule of the base cannot be replaced, and `unmatched: forbid`, `four_eyes: true` 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TypeAlias
 
 from pydantic import ValidationError
 
@@ -17,60 +22,128 @@ from ringfence_tools.errors import ProfileInvalid
 from ringfence_tools.profile_model import Profile, Rule
 from ringfence_tools.profile_text import MAX_BYTES, Document, Plain, read_document
 
-__all__ = ["BUILT_IN", "Profile", "Rule", "load_profile", "parse_profile", "pin_profile"]
+__all__ = [
+    "BUILT_IN",
+    "Profile",
+    "Published",
+    "Rule",
+    "load_profile",
+    "parse_profile",
+    "pin_profile",
+    "pin_text",
+]
 
 BUILT_IN = ("default", "base-restricted")
 MAX_BASES = 8
+Published: TypeAlias = Callable[[str, int | None], str | None]
+"""The document of a published version of a name, of its newest without a number; None where there is none."""
 _ADDED_LISTS = {("network", name) for name in ("allow", "private", "plain", "opened", "credentials")} | {
     ("sandbox", "setup")
 }
 
 
-def load_profile(path_or_name: str | Path, search: Sequence[Path] = ()) -> Profile:
-    """The profile at a path (it ends in .yaml or .yml, or has a slash), or by name in `search`, then built in.
+def _nothing_published(_: str, __: int | None) -> None:
+    """Where no database is at hand."""
+    return
+
+
+def load_profile(
+    path_or_name: str | Path, search: Sequence[Path] = (), *, published: Published = _nothing_published
+) -> Profile:
+    """The profile at a path (it ends in .yaml or .yml, or has a slash), or by name: published, in `search`, built in.
 
     A name may carry a version (`base-restricted@3`), which must then match. Raises `ProfileInvalid`.
     """
-    return _check(*_load(str(path_or_name), tuple(search), ()))
+    return _whole(str(path_or_name), _Places(tuple(search), published)).profile
 
 
-def parse_profile(raw: bytes, name: str, search: Sequence[Path] = ()) -> Profile:
+def parse_profile(
+    raw: bytes, name: str, search: Sequence[Path] = (), *, published: Published = _nothing_published
+) -> Profile:
     """A profile from its text; what it extends is looked up as in `load_profile`. Raises `ProfileInvalid`."""
     document = read_document(raw, name)
-    return _check(_merged(document, tuple(search), (name,)), document)
+    return _check(_merged(document, _Places(tuple(search), published), (name,)), document)
 
 
-def pin_profile(path_or_name: str | Path, search: Sequence[Path] = ()) -> str:
+def pin_profile(
+    path_or_name: str | Path, search: Sequence[Path] = (), *, published: Published = _nothing_published
+) -> str:
     """The profile with what it extends merged in, as text that a run keeps: `parse_profile` of it gives the same
-    profile wherever and whenever it is read. Raises `ProfileInvalid`."""
-    data, document = _load(str(path_or_name), tuple(search), ())
+    profile wherever and whenever it is read. Of a published version it is the text that was published. Raises
+    `ProfileInvalid`."""
+    return _pinned(_whole(str(path_or_name), _Places(tuple(search), published)).data)
+
+
+def pin_text(raw: bytes, name: str, search: Sequence[Path] = (), *, published: Published = _nothing_published) -> str:
+    """As `pin_profile`, of a profile's text; what it extends is looked up as there. Raises `ProfileInvalid`."""
+    document = read_document(raw, name)
+    data = _merged(document, _Places(tuple(search), published), (name,))
     _check(data, document)
+    return _pinned(data)
+
+
+def _pinned(data: Mapping[str, Plain]) -> str:
     own = {key: value for key, value in data.items() if key != "extends"}
     return json.dumps(own, ensure_ascii=False, default=str)
 
 
-def _load(wanted: str, search: tuple[Path, ...], chain: tuple[str, ...]) -> tuple[dict[str, Plain], Document]:
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where a name is looked up."""
+
+    search: tuple[Path, ...]
+    published: Published
+
+    def around(self, directory: Path | None) -> _Places:
+        """For what a file extends: beside it first."""
+        return self if directory is None else _Places((directory, *self.search), self.published)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    data: dict[str, Plain]
+    profile: Profile
+
+
+def _whole(wanted: str, places: _Places) -> _Whole:
+    data, document = _load(wanted, places, ())
+    profile = _check(data, document)
+    version = "" if _is_path(wanted) else wanted.partition("@")[2]
+    if version and version != str(profile.metadata.version):
+        raise ProfileInvalid(wanted, [f"there is no such version; that profile is at {profile.title}"])
+    return _Whole(data, profile)
+
+
+def _load(wanted: str, places: _Places, chain: tuple[str, ...]) -> tuple[dict[str, Plain], Document]:
     if wanted in chain or len(chain) >= MAX_BASES:
         raise ProfileInvalid(wanted, ["extends itself: " + " → ".join((*chain, wanted))])
-    raw, name, directory = _find(wanted, search)
+    raw, name, directory = _find(wanted, places)
     document = read_document(raw, name)
-    around = (directory, *search) if directory is not None else search
-    return _merged(document, around, (*chain, wanted)), document
+    return _merged(document, places.around(directory), (*chain, wanted)), document
 
 
-def _find(wanted: str, search: tuple[Path, ...]) -> tuple[bytes, str, Path | None]:
-    if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
+def _is_path(wanted: str) -> bool:
+    return wanted.endswith((".yaml", ".yml")) or "/" in wanted
+
+
+def _find(wanted: str, places: _Places) -> tuple[bytes, str, Path | None]:
+    if _is_path(wanted):
         path = Path(wanted)
         return _read(path, wanted), path.name, path.parent
     name, _, version = wanted.partition("@")
-    for directory in search:
+    if version and not (version.isascii() and version.isdigit() and len(version) < 10):
+        raise ProfileInvalid(wanted, ["a version is a number, as in base-restricted@3"])
+    document = places.published(name, int(version) if version else None)
+    if document is not None:
+        return document.encode(), name, None
+    for directory in places.search:
         for candidate in (directory / f"{name}@{version}.yaml", directory / f"{name}.yaml"):
             if candidate.is_file():
                 return _read(candidate, wanted), name, directory
     if name in BUILT_IN:
         return resources.files("ringfence_tools").joinpath("profiles", f"{name}.yaml").read_bytes(), name, None
-    places = ", ".join(str(directory) for directory in search) or "no folder"
-    raise ProfileInvalid(wanted, [f"not found in {places}, and not built in ({', '.join(BUILT_IN)})"])
+    folders = ", ".join(str(directory) for directory in places.search) or "no folder"
+    raise ProfileInvalid(wanted, [f"not published, not found in {folders}, and not built in ({', '.join(BUILT_IN)})"])
 
 
 def _read(path: Path, wanted: str) -> bytes:
@@ -81,13 +154,13 @@ def _read(path: Path, wanted: str) -> bytes:
         raise ProfileInvalid(wanted, [f"cannot be read ({error.strerror}); check the path {path}"]) from error
 
 
-def _merged(document: Document, search: tuple[Path, ...], chain: tuple[str, ...]) -> dict[str, Plain]:
+def _merged(document: Document, places: _Places, chain: tuple[str, ...]) -> dict[str, Plain]:
     base_name = document.data.get("extends")
     if base_name is None:
         return document.data
-    if not isinstance(base_name, str) or "/" in base_name:
+    if not isinstance(base_name, str) or _is_path(base_name):
         raise ProfileInvalid(document.name, ["extends: name a profile and its version, such as base-restricted@3"])
-    base, base_document = _load(base_name, search, chain)
+    base, base_document = _load(base_name, places, chain)
     # Checked on its own first, so that a broken base is reported as the base's fault.
     checked = _check(base, base_document)
     version = base_name.partition("@")[2]

@@ -17,7 +17,8 @@ from ringfence_tools.policy_facts import SENDING_METHODS
 from ringfence_tools.profile_model import Profile
 from ringfence_tools.shell_reading import accesses_of_shell
 
-_WORDS = {Effect.ALLOW: "allow", Effect.ESCALATE: "ask", Effect.FORBID: "forbid"}
+EFFECT_WORDS = {Effect.ALLOW: "allow", Effect.ESCALATE: "ask", Effect.FORBID: "forbid"}
+"""Effects as profiles write them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def profile_tests(profile: Profile) -> list[TestOutcome]:
     outcomes = []
     for test in profile.tests:
         decided = policy.decide(test.call.split(" ", 1)[0], accesses_of_words(profile.title, test.call))
-        outcomes.append(TestOutcome(test.call, test.expect, _WORDS[decided.effect], decided.reason))
+        outcomes.append(TestOutcome(test.call, test.expect, EFFECT_WORDS[decided.effect], decided.reason))
     return outcomes
 
 

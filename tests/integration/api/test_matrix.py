@@ -26,6 +26,7 @@ class Rule:
 
 BECAUSE = {"reason": "the test says so"}
 VOTE = {"verdict": "deny", "guidance": "no"}
+PROFILE = "apiVersion: ringfence.dev/v1\nkind: Profile\nmetadata: {name: fresh, owner: platform, version: 1}\n"
 TASK = {"text": "x", "repository": "https://git.example.org/a/b", "team": "billing"}
 RULES: dict[str, Rule] = {
     "me": Rule(None, "anywhere"),
@@ -40,6 +41,12 @@ RULES: dict[str, Rule] = {
     "list_profiles": Rule(Permission.READ, "anywhere"),
     "show_profile": Rule(Permission.READ, "anywhere"),
     "try_call": Rule(Permission.READ, "anywhere", {"call": "shell ls"}),
+    "list_versions": Rule(Permission.READ, "anywhere"),
+    "show_version": Rule(Permission.READ, "anywhere"),
+    "list_changes": Rule(Permission.READ, "anywhere"),
+    "list_uses": Rule(Permission.READ, "anywhere"),
+    "publish_profile": Rule(Permission.PUBLISH, "every", {"text": PROFILE, "reason": "the test says so"}),
+    "check_profile": Rule(Permission.PUBLISH, "every", {"text": PROFILE}),
     "list_entries": Rule(Permission.READ_ENTRIES, "anywhere"),
     "list_sandboxes": Rule(Permission.OPERATE, "anywhere"),
     "assign_task": Rule(Permission.ASSIGN, "team", TASK),
@@ -90,7 +97,10 @@ async def operations(world: World) -> list[tuple[str, str, str]]:
         if not path.startswith("/api/v1"):
             continue
         for method, operation in methods.items():
-            filled = path.replace("/profiles/{name}", "/profiles/default").format(**values)
+            known = path.replace("/profiles/{name}", "/profiles/python-service").replace(
+                "/versions/{number}", "/versions/7"
+            )
+            filled = known.format(**values)
             found.append((operation["operationId"], method, filled))
     return found
 

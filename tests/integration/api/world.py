@@ -20,7 +20,6 @@ from ringfence.api.verdicts import LogVerdict, Verdicts
 from ringfence.auth import sessions, tokens
 from ringfence.auth.roles import Permission
 from ringfence.auth.sealing import Seal
-from ringfence.demo.scenes import PROFILE
 from ringfence.demo.seed import StageClock, fill
 from ringfence.settings import Settings
 from ringfence_audit.keys import Signer
@@ -100,7 +99,6 @@ def house_at(folder: Path, store: SqlStore) -> House:
     """A house over a folder that holds the data set."""
     config = folder / "config"
     (config / "profiles").mkdir(parents=True, exist_ok=True)
-    (config / "profiles" / "python-service.yaml").write_text(PROFILE, encoding="utf-8")
     return House(
         settings=Settings(home=folder, config=config),
         store=store,

@@ -91,3 +91,31 @@ def test_the_profile_of_the_documentation_passes_its_own_tests() -> None:
     outcomes = profile_tests(parse_profile(text.encode(), "python-service"))
     assert len(outcomes) > 3
     assert [each for each in outcomes if not each.is_passed] == []
+
+
+def test_a_version_that_a_profile_does_not_have_is_refused_where_it_is_named() -> None:
+    with pytest.raises(ProfileInvalid, match="no such version; that profile is at default v1"):
+        load_profile("default@99")
+    assert load_profile("default@1").metadata.version == 1
+
+
+@pytest.mark.parametrize("base", ["other.yaml", "a/b", "default@x"])
+def test_what_is_extended_is_a_name_and_a_number(base: str) -> None:
+    assert "such as base-restricted@3" in problems_of(f"extends: {base}\n").replace("as in", "such as")
+
+
+def test_what_is_published_counts_before_a_file_and_before_what_is_built_in(tmp_path: Path) -> None:
+    (tmp_path / "team.yaml").write_text(HEAD + "description: of the file\n")
+    texts = {
+        "team": HEAD.replace("version: 1", "version: 4") + "description: published\n",
+        "default": HEAD.replace("name: team", "name: default").replace("version: 1", "version: 2"),
+    }
+
+    def published(name: str, number: int | None) -> str | None:
+        return texts.get(name) if number in (None, 2, 4) else None
+
+    assert load_profile("team", [tmp_path], published=published).description == "published"
+    assert load_profile("default", published=published).metadata.version == 2
+    assert load_profile("default@1", published=published).metadata.version == 1
+    below = parse_profile((HEAD + "extends: default@2\n").encode(), "below", published=published)
+    assert below.rules == ()
