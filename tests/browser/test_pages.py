@@ -18,7 +18,13 @@ PAGES: dict[str, tuple[str, ...]] = {
     "ben": ("/inbox", "/inbox/4", "/inbox/5", "/inbox/8", "/board", "/runs/{run}", "/me"),
     "cleo": ("/inbox?scope=all", "/inbox/7", "/inbox/9"),
     "iris": ("/audit", "/audit?refused=true", "/audit/40", "/inbox", "/runs/{run}"),
-    "omar": ("/profiles", "/profiles/default?call=network+GET+https://example.org/", "/operate"),
+    "omar": (
+        "/profiles",
+        "/profiles/default?call=network+GET+https://example.org/",
+        "/profiles/python-service",
+        "/publish",
+        "/operate",
+    ),
     "eve": ("/people", "/people/ben", "/operate"),
 }
 
