@@ -61,6 +61,7 @@ def test_a_storm_of_kills_loses_nothing_and_repeats_nothing(tmp_path: Path) -> N
         account_for(storm, {*WORKER_POINTS, *API_POINTS})
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_a_storm_in_which_postgresql_is_killed_too_loses_nothing(tmp_path: Path, own_postgres: PostgresServer) -> None:
     print(f"\nseed {SEED}: RINGFENCE_CHAOS_SEED={SEED} repeats it")
